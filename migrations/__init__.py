@@ -1,0 +1,1 @@
+"""Alembic migrations: how a database gets and keeps its shape."""

@@ -1,0 +1,1 @@
+"""What loa-finn, members and admins call over HTTP."""

@@ -1,0 +1,1 @@
+"""What happens later: Celery workers and their schedule."""

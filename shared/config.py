@@ -1,0 +1,119 @@
+"""Settings of the processes, from the environment. The only module that reads it.
+
+Each process builds the one settings object that it needs, at its start; a missing or short
+secret stops it with a sentence that names the variable (contract 1).
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from shared.money import DEFAULT_CEILING_MICRO, MAX_AMOUNT_MICRO
+
+MIN_SECRET_BYTES = 32
+DEFAULT_DATABASE_URL = "sqlite:///data/sietch.db"
+DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
+
+
+class SettingsError(SystemExit):
+    """A setting is missing or wrong: the process must not start. Carries the sentence to print."""
+
+
+def _secret(value: str) -> str:
+    if len(value.strip().encode()) < MIN_SECRET_BYTES:
+        raise ValueError(f"must have at least {MIN_SECRET_BYTES} bytes")
+    return value.strip()
+
+
+def _optional_secret(value: str) -> str:
+    return _secret(value) if value.strip() else ""
+
+
+Secret = Annotated[str, AfterValidator(_secret)]
+OptionalSecret = Annotated[str, AfterValidator(_optional_secret)]
+
+
+class CommonSettings(BaseModel):
+    """What every process reads. Each field is the environment variable of the same name."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    database_url: str = DEFAULT_DATABASE_URL
+    redis_url: str = DEFAULT_REDIS_URL
+    arrakis_log_level: str = "INFO"
+    arrakis_database_pool: int = Field(default=20, ge=1, le=200)
+    billing_ceiling_micro: int = Field(default=DEFAULT_CEILING_MICRO, ge=1, le=MAX_AMOUNT_MICRO)
+
+
+class ProviderSettings(CommonSettings):
+    """What a process needs that talks to NOWPayments."""
+
+    nowpayments_api_url: str = "https://api.nowpayments.io/v1"
+    nowpayments_api_key: str = ""
+    nowpayments_ipn_callback_url: str = ""
+
+
+class ApiSettings(ProviderSettings):
+    """Settings of the API service."""
+
+    feature_billing_enabled: str = "false"
+    billing_internal_jwt_secret: Secret
+    billing_internal_jwt_secret_prev: OptionalSecret = ""
+    billing_admin_jwt_secret: Secret
+    billing_admin_jwt_secret_prev: OptionalSecret = ""
+    billing_member_jwt_secret: Secret
+    billing_member_jwt_secret_prev: OptionalSecret = ""
+    arrakis_auto_migrate: bool | None = None
+
+    @property
+    def is_billing_enabled(self) -> bool:
+        """True only for the exact text ``true`` (behaviour 18)."""
+        return self.feature_billing_enabled == "true"
+
+
+class WebhookSettings(CommonSettings):
+    """Settings of the webhook receiver."""
+
+    nowpayments_ipn_secret: Secret
+    nowpayments_ipn_secret_prev: OptionalSecret = ""
+
+
+class WorkerSettings(ProviderSettings):
+    """Settings of the workers and of beat."""
+
+
+class OperatorSettings(ProviderSettings):
+    """Settings of the ``arrakis`` command: it can make tokens when it has the secrets."""
+
+    billing_internal_jwt_secret: OptionalSecret = ""
+    billing_admin_jwt_secret: OptionalSecret = ""
+    billing_member_jwt_secret: OptionalSecret = ""
+
+
+S = TypeVar("S", bound=CommonSettings)
+
+
+def load_settings(kind: type[S], environment: Mapping[str, str] | None = None) -> S:
+    """Build *kind* from the environment. Raises SettingsError naming each variable at fault."""
+    values = os.environ if environment is None else environment
+    wanted = {name: values[name.upper()] for name in kind.model_fields if values.get(name.upper())}
+    try:
+        return kind.model_validate(wanted)
+    except ValidationError as error:
+        faults = [
+            f"{str(fault['loc'][0]).upper()} "
+            + ("is not set" if fault["type"] == "missing" else _sentence(fault["msg"]))
+            for fault in error.errors()
+        ]
+        raise SettingsError(f"Cannot start: {'; '.join(faults)}. See .env.example.") from error
+
+
+def _sentence(message: str) -> str:
+    return message.removeprefix("Value error, ")
+
+
+def database_url_from_environment() -> str:
+    """Return DATABASE_URL, or the embedded default, for tools that need nothing else."""
+    return os.environ.get("DATABASE_URL") or DEFAULT_DATABASE_URL

@@ -1,0 +1,301 @@
+"""The database: the engine, the only commit in the code, and all that SQLite does differently."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Engine, Row, Text, bindparam, create_engine, event
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.engine import Dialect, make_url
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql import Executable
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from shared.clock import Clock, system_clock
+from shared.errors import Unavailable
+
+_READ_ONLY = "arrakis_read_only"
+_POSTGRES_OPTIONS = (
+    "-c timezone=UTC -c statement_timeout=30000 -c lock_timeout=10000"
+    " -c idle_in_transaction_session_timeout=30000"
+)
+_BUSY_TIMEOUT_MS = 15_000
+
+
+@dataclass(frozen=True)
+class Message:
+    """A wake-up for the workers: the name of a task. It carries nothing, the rows are the jobs."""
+
+    task: str
+
+
+@dataclass
+class Tx:
+    """One open transaction: its connection, its instant, and what to tell the workers after it."""
+
+    connection: Connection
+    now: datetime
+    messages: list[Message] = field(default_factory=list)
+
+    def all(self, statement: Executable, **parameters: Any) -> Sequence[Row[Any]]:
+        """Return every row of *statement*."""
+        return self.connection.execute(statement, parameters).all()
+
+    def first(self, statement: Executable, **parameters: Any) -> Row[Any] | None:
+        """Return the first row of *statement*, or None."""
+        return self.connection.execute(statement, parameters).first()
+
+    def scalar(self, statement: Executable, **parameters: Any) -> Any:
+        """Return the first column of the first row, or None."""
+        return self.connection.execute(statement, parameters).scalar()
+
+    def run(self, statement: Executable, **parameters: Any) -> int:
+        """Execute *statement* and return the number of rows that it changed."""
+        return self.connection.execute(statement, parameters).rowcount
+
+
+class Database:
+    """The engine with the one way to open a transaction. Safe to share between threads.
+
+    *publish* is called with the messages of a transaction once it is committed.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        clock: Clock = system_clock,
+        pool_size: int = 20,
+        publish: Callable[[Sequence[Message]], None] = lambda _messages: None,
+    ) -> None:
+        self.engine = _make_engine(url, pool_size)
+        self.clock = clock
+        self.publish = publish
+
+    @property
+    def is_sqlite(self) -> bool:
+        """True for the embedded database."""
+        return self.engine.dialect.name == "sqlite"
+
+    @contextmanager
+    def transaction(self) -> Iterator[Tx]:
+        """Open a transaction that commits at the end of the block, or not at all.
+
+        Raises Unavailable if the database is away, locked for too long, or refused to go on; then
+        nothing can be said of a commit that had already begun, so callers repeat by key.
+        """
+        with _translated(), self.engine.begin() as connection:
+            tx = Tx(connection, self.clock())
+            yield tx
+        if tx.messages:
+            self.publish(tx.messages)
+
+    @contextmanager
+    def reading(self) -> Iterator[Tx]:
+        """Open a transaction for reading only: it takes no lock and never waits for a writer."""
+        with _translated(), self.engine.connect() as raw:
+            connection = raw.execution_options(**{_READ_ONLY: True})
+            with connection.begin():
+                yield Tx(connection, self.clock())
+
+    def dispose(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError, PoolTimeout) as error:
+        raise Unavailable(
+            "The database does not answer; send the same request again.",
+            code="database_unavailable",
+        ) from error
+
+
+def _make_engine(url: str, pool_size: int) -> Engine:
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        if parsed.database:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(
+            parsed,
+            pool_size=pool_size,
+            max_overflow=0,
+            connect_args={"isolation_level": None, "timeout": _BUSY_TIMEOUT_MS / 1000},
+        )
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    return create_engine(
+        parsed,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=5,
+        pool_recycle=1800,
+        connect_args={"options": _POSTGRES_OPTIONS, "connect_timeout": 5},
+    )
+
+
+def _configure_sqlite(connection: Any, _record: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")  # a commit that was answered survives a power cut
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # The driver's own BEGIN is off: a deferred one lets two readers fail when both come to write.
+    reads = connection.get_execution_options().get(_READ_ONLY, False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+class TextSet(TypeDecorator[Sequence[str]]):
+    """A list of texts as one parameter: an array on PostgreSQL, JSON on SQLite."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(Text() if dialect.name == "sqlite" else ARRAY(Text))
+
+    def process_bind_param(self, value: Sequence[str] | None, dialect: Dialect) -> Any:
+        texts = list(value or ())
+        return json.dumps(texts) if dialect.name == "sqlite" else texts
+
+
+class _MemberOf(FunctionElement[bool]):
+    inherit_cache = True
+
+
+def member_of(column: Any, parameter: str) -> ColumnElement[bool]:
+    """Return the condition that *column* is one of the texts given as *parameter*.
+
+    One parameter whatever the number of texts, so the statement is prepared once.
+    """
+    return _MemberOf(column, bindparam(parameter, type_=TextSet()))
+
+
+@compiles(_MemberOf, "postgresql")
+def _member_of_postgresql(element: Any, compiler: Any, **options: Any) -> str:
+    column, values = element.clauses
+    return f"{compiler.process(column, **options)} = ANY ({compiler.process(values, **options)})"
+
+
+@compiles(_MemberOf, "sqlite")
+def _member_of_sqlite(element: Any, compiler: Any, **options: Any) -> str:
+    column, values = element.clauses
+    listed = f"SELECT value FROM json_each({compiler.process(values, **options)})"
+    return f"{compiler.process(column, **options)} IN ({listed})"
+
+
+def insert_rows(tx: Tx, table: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert *rows*, which all name the same columns, with one statement."""
+    _write(tx, table, rows, "insert")
+
+
+def update_rows(
+    tx: Tx,
+    table: Any,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    key: tuple[str, ...] = ("id",),
+    added: tuple[str, ...] = (),
+) -> None:
+    """Set the other columns of the rows that *key* names; those in *added* grow by the value."""
+    _write(tx, table, rows, "update", key=key, added=added)
+
+
+def upsert_rows(
+    tx: Tx, table: Any, rows: Sequence[Mapping[str, Any]], *, key: tuple[str, ...]
+) -> None:
+    """Insert *rows*, or set their other columns where *key* is there already."""
+    _write(tx, table, rows, "upsert", key=key)
+
+
+def _write(
+    tx: Tx,
+    table: Any,
+    rows: Sequence[Mapping[str, Any]],
+    verb: str,
+    *,
+    key: tuple[str, ...] = (),
+    added: tuple[str, ...] = (),
+) -> None:
+    if not rows:
+        return
+    names = tuple(rows[0])
+    if tx.connection.dialect.name == "sqlite":
+        text, binders = _sqlite_write(table, names, key, verb, added)
+        tx.connection.exec_driver_sql(
+            text, [{n: b(r[n]) if b else r[n] for n, b in binders} for r in rows]
+        )
+    else:
+        text = _postgres_write(table, names, key, verb, added)
+        tx.connection.exec_driver_sql(text, {n: [r[n] for r in rows] for n in names})
+
+
+@lru_cache(maxsize=256)
+def _sqlite_write(
+    table: Any, names: tuple[str, ...], key: tuple[str, ...], verb: str, added: tuple[str, ...]
+) -> Any:
+    from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect  # noqa: PLC0415  SQLite only
+
+    dialect = sqlite_dialect()
+    binders = [(n, table.c[n].type.dialect_impl(dialect).bind_processor(dialect)) for n in names]
+    listed, values = ", ".join(names), ", ".join(f":{n}" for n in names)
+    changes = ", ".join(
+        f"{n} = {n} + :{n}" if n in added else f"{n} = :{n}" for n in names if n not in key
+    )
+    if verb == "update":
+        matches = " AND ".join(f"{k} = :{k}" for k in key)
+        return f"UPDATE {table.name} SET {changes} WHERE {matches}", binders
+    text = f"INSERT INTO {table.name} ({listed}) VALUES ({values})"
+    return text + _on_conflict(names, key, verb), binders
+
+
+@lru_cache(maxsize=256)
+def _postgres_write(
+    table: Any, names: tuple[str, ...], key: tuple[str, ...], verb: str, added: tuple[str, ...]
+) -> str:
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call] # untyped in SQLAlchemy
+    arrays = ", ".join(f"%({n})s::{table.c[n].type.compile(dialect)}[]" for n in names)
+    listed = ", ".join(names)
+    if verb == "update":
+        changes = ", ".join(
+            f"{n} = t.{n} + v.{n}" if n in added else f"{n} = v.{n}" for n in names if n not in key
+        )
+        matches = " AND ".join(f"t.{k} = v.{k}" for k in key)
+        return (
+            f"UPDATE {table.name} AS t SET {changes} "
+            f"FROM unnest({arrays}) AS v ({listed}) WHERE {matches}"
+        )
+    text = f"INSERT INTO {table.name} ({listed}) SELECT * FROM unnest({arrays})"
+    return text + _on_conflict(names, key, verb)
+
+
+def _on_conflict(names: tuple[str, ...], key: tuple[str, ...], verb: str) -> str:
+    if verb == "insert":
+        return ""
+    changes = ", ".join(f"{n} = excluded.{n}" for n in names if n not in key)
+    return f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
+
+
+def sqlite_path(url: str) -> Path | None:
+    """Return the file of a SQLite database, or None for another one."""
+    parsed = make_url(url)
+    is_file = parsed.get_backend_name() == "sqlite" and parsed.database
+    return Path(os.fspath(parsed.database)) if is_file and parsed.database else None

@@ -1,0 +1,143 @@
+"""Commands: every change of money, as data. Ids are made by the caller, so a repeat is the same."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from shared.errors import ArrakisError
+from shared.models.ledger import GENERAL_POOL
+
+
+@dataclass(frozen=True, slots=True)
+class Mint:
+    """Create a lot of *amount_micro*; it pays the account's open debts first (contract 4.3).
+
+    ``source_id`` names where the credits come from and is unique for ever within its type.
+    """
+
+    account_id: str
+    lot_id: str
+    amount_micro: int
+    source_type: str
+    source_id: str | None = None
+    pool_id: str = GENERAL_POOL
+    expires_at: datetime | None = None
+    description: str | None = None
+    idempotency_key: str | None = None
+
+    operation = "mint"
+
+    @property
+    def key(self) -> str:
+        """The key under which the answer is remembered: the caller's, the source, or the id."""
+        return self.idempotency_key or self.source_id or self.lot_id
+
+    @property
+    def fingerprint(self) -> str:
+        """The content that a repeat must have."""
+        expires = self.expires_at.isoformat() if self.expires_at else None
+        return _fingerprint(
+            self.amount_micro, self.source_type, self.source_id, self.pool_id, expires
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Hold *amount_micro* before a model runs. ``details`` is JSON text kept with the entry."""
+
+    account_id: str
+    reservation_id: str
+    amount_micro: int
+    pool_id: str = GENERAL_POOL
+    ttl_seconds: int | None = None
+    idempotency_key: str | None = None
+    description: str | None = None
+    details: str | None = None
+
+    operation = "reserve"
+
+    @property
+    def key(self) -> str:
+        """The caller's key, or the reservation's own id."""
+        return self.idempotency_key or self.reservation_id
+
+    @property
+    def fingerprint(self) -> str:
+        """The content that a repeat must have."""
+        return _fingerprint(
+            self.amount_micro, self.pool_id, self.ttl_seconds, self.description, self.details
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Finalize:
+    """Settle a hold at its actual cost. ``account_id``, if given, must be the hold's."""
+
+    reservation_id: str
+    actual_cost_micro: int
+    account_id: str | None = None
+    idempotency_key: str | None = None
+
+    operation = "finalize"
+
+    @property
+    def fingerprint(self) -> str:
+        """The content that a repeat must have: the requested cost, also after a cap."""
+        return _fingerprint(self.reservation_id, self.actual_cost_micro)
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Give a hold back. Repeating it gives the same answer."""
+
+    reservation_id: str
+    account_id: str | None = None
+    reason: str | None = None
+
+    operation = "release"
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireHold:
+    """End a hold whose time is over; does nothing to another one."""
+
+    reservation_id: str
+
+    operation = "expire_hold"
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireLot:
+    """Take what is left available in a lot whose time is over; does nothing to another one."""
+
+    account_id: str
+    lot_id: str
+
+    operation = "expire_lot"
+
+
+Command = Mint | Reserve | Finalize | Release | ExpireHold | ExpireLot
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one command: an answer as callers see it, or a typed refusal.
+
+    ``is_replay`` says that the answer is an earlier one, given again.
+    """
+
+    answer: dict[str, Any] | None = None
+    error: ArrakisError | None = None
+    is_replay: bool = False
+
+    def unwrap(self) -> dict[str, Any]:
+        """Return the answer, or raise the refusal."""
+        if self.error is not None:
+            raise self.error
+        assert self.answer is not None
+        return self.answer
+
+
+def _fingerprint(*parts: object) -> str:
+    return json.dumps(parts, ensure_ascii=False, separators=(",", ":"))

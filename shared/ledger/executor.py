@@ -1,0 +1,138 @@
+"""The executor: one writer a process that carries all waiting commands in one transaction.
+
+When nobody waits a command goes at once, in its caller's own thread. While a transaction runs,
+later callers queue; the first of them then takes all that wait (at most 256) into the next one.
+So there is no hand-off when idle, and a hot account costs no lock waits under load.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+
+import structlog
+from sqlalchemy.exc import IntegrityError
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
+from tenacity.wait import wait_random_exponential
+
+from shared.database import Database
+from shared.errors import Unavailable
+from shared.ledger.book import post
+from shared.ledger.commands import Command, Outcome
+from shared.ledger.terms import TermsCache
+
+log = structlog.get_logger()
+_BATCH_MAX = 256
+_WAITING_MAX = 2_000
+
+
+class _Call:
+    """One caller's commands, its outcomes, and the signal that either is there or it must lead."""
+
+    __slots__ = ("commands", "error", "leads", "outcomes", "signal")
+
+    def __init__(self, commands: Sequence[Command]) -> None:
+        self.commands = commands
+        self.outcomes: list[Outcome] | None = None
+        self.error: BaseException | None = None
+        self.leads = False
+        self.signal = threading.Event()
+
+
+class Executor:
+    """Carries commands to the database; safe to call from any thread."""
+
+    def __init__(self, database: Database, terms: TermsCache) -> None:
+        self._database = database
+        self._terms = terms
+        self._lock = threading.Lock()
+        self._waiting: deque[_Call] = deque()
+        self._is_busy = False
+
+    def execute(self, command: Command) -> Outcome:
+        """Carry out one command durably and return its outcome.
+
+        Raises Unavailable if the database does not answer: nothing is known then, and the same
+        command may be sent again, because its ids and keys make it the same.
+        """
+        return self.execute_all([command])[0]
+
+    def execute_all(self, commands: Sequence[Command]) -> list[Outcome]:
+        """Carry out *commands* in order, together or not; return an outcome each."""
+        call = _Call(commands)
+        with self._lock:
+            if len(self._waiting) >= _WAITING_MAX:
+                raise Unavailable("Too many requests are waiting.", code="overloaded")
+            self._waiting.append(call)
+            call.leads = not self._is_busy
+            self._is_busy = True
+        if not call.leads:
+            call.signal.wait()
+        if call.leads:
+            self._lead()
+        if call.error is not None:
+            raise call.error
+        assert call.outcomes is not None
+        return call.outcomes
+
+    def _lead(self) -> None:
+        """Run one batch, then hand the lead to the next caller that waits, or become idle."""
+        with self._lock:
+            batch = self._take_batch()
+        try:
+            self._run(batch)
+        finally:
+            with self._lock:
+                if self._waiting:
+                    self._waiting[0].leads = True
+                    self._waiting[0].signal.set()
+                else:
+                    self._is_busy = False
+            for call in batch:
+                call.signal.set()
+
+    def _take_batch(self) -> list[_Call]:
+        batch = [self._waiting.popleft()]
+        size = len(batch[0].commands)
+        while self._waiting and size + len(self._waiting[0].commands) <= _BATCH_MAX:
+            batch.append(self._waiting.popleft())
+            size += len(batch[-1].commands)
+        return batch
+
+    def _run(self, batch: list[_Call]) -> None:
+        """Run *batch* in one transaction; if that fails, each call alone, so that none hurts
+        another."""
+        if len(batch) > 1:
+            try:
+                outcomes = self._post([c for call in batch for c in call.commands])
+            except Exception:
+                log.warning("batch_failed", commands=len(batch), exc_info=True)
+            else:
+                taken = 0
+                for call in batch:
+                    call.outcomes = outcomes[taken : taken + len(call.commands)]
+                    taken += len(call.commands)
+                return
+        for call in batch:
+            try:
+                call.outcomes = self._post_patiently(call.commands)
+            except BaseException as error:  # noqa: BLE001  it is raised in the caller's thread
+                call.error = error
+
+    def _post(self, commands: Sequence[Command]) -> list[Outcome]:
+        terms = self._terms.current()
+        with self._database.transaction() as tx:
+            return post(tx, commands, terms)
+
+    def _post_patiently(self, commands: Sequence[Command]) -> list[Outcome]:
+        """Try again where a repeat can help: a lost connection, a deadlock, a lost race.
+
+        A UNIQUE violation is a lost race: another transaction took the same source or key
+        between our read and our write. The repeat reads its row and answers accordingly.
+        """
+        retrying = Retrying(
+            retry=retry_if_exception_type((Unavailable, IntegrityError)),
+            stop=stop_after_attempt(3),
+            wait=wait_random_exponential(multiplier=0.02, max=0.3),
+            reraise=True,
+        )
+        return retrying(self._post, commands)

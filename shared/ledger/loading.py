@@ -1,0 +1,294 @@
+"""Load what commands need: sets of rows, a constant number of statements.
+
+Locks are taken in one order everywhere: reservations by id, then accounts by id. An account's
+row guards its lots, balances, sequences and debts, so those are read after it is locked.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import and_, bindparam, null, select, text
+
+from shared.database import Tx, member_of
+from shared.ledger.commands import Command, ExpireHold, ExpireLot, Finalize, Mint, Release, Reserve
+from shared.ledger.saving import LOT_FIELDS, RESERVATION_FIELDS
+from shared.ledger.state import (
+    AccountState,
+    Allocation,
+    Book,
+    DebtState,
+    KnownAnswer,
+    LotState,
+    PoolState,
+    ReservationState,
+)
+from shared.models.ledger import (
+    GENERAL_POOL,
+    Account,
+    AccountSeq,
+    Balance,
+    Debt,
+    Lot,
+    Operation,
+    Reservation,
+    ReservationLot,
+)
+from shared.models.types import UtcTime
+
+_FIRST_LOTS = 16
+_MORE_LOTS = 8
+
+
+def load(tx: Tx, commands: Sequence[Command]) -> Book:
+    """Lock and read all that *commands* need."""
+    book = Book(now=tx.now)
+    holds = [c.reservation_id for c in commands if isinstance(c, (Finalize, Release, ExpireHold))]
+    if holds:
+        _load_reservations(tx, book, sorted(set(holds)))
+    wanted = {c.account_id for c in commands if isinstance(c, (Mint, Reserve, ExpireLot))}
+    wanted |= {r.account_id for r in book.reservations.values()}
+    _load_accounts(tx, book, sorted(wanted))
+    _load_answers(tx, book, commands)
+    if holds:
+        _load_allocations(tx, book, holds)
+    lot_ids = [c.lot_id for c in commands if isinstance(c, ExpireLot)]
+    if lot_ids:
+        _add_lots(book, tx.all(_LOTS_BY_ID, ids=lot_ids))
+    minted = [c for c in commands if isinstance(c, Mint)]
+    if minted:
+        _load_for_mints(tx, book, minted)
+    _load_spendable(tx, book, _needs(book, commands))
+    return book
+
+
+def _load_reservations(tx: Tx, book: Book, ids: Sequence[str]) -> None:
+    for row in tx.all(_RESERVATIONS, ids=ids):
+        book.reservations[row.id] = ReservationState(**row._asdict())
+
+
+def _load_accounts(tx: Tx, book: Book, ids: Sequence[str]) -> None:
+    # The lock comes alone, and the values after it: a statement that waited for a lock would
+    # still see other tables as they were before the wait.
+    for row in tx.all(_ACCOUNTS, ids=ids):
+        book.accounts[row.id] = AccountState(row.id)
+    for row in tx.all(_POOLS, ids=ids):
+        book.accounts[row.account_id].pools[row.pool_id] = PoolState(
+            available_micro=row.available_micro,
+            reserved_micro=row.reserved_micro,
+            debt_micro=row.debt_micro,
+            version=row.version,
+            next_seq=row.next_seq or 1,
+        )
+
+
+def _load_answers(tx: Tx, book: Book, commands: Iterable[Command]) -> None:
+    keys = {c.key for c in commands if isinstance(c, (Mint, Reserve))}
+    keys |= {c.idempotency_key for c in commands if isinstance(c, Finalize) and c.idempotency_key}
+    if not keys:
+        return
+    for row in tx.all(_ANSWERS, keys=sorted(keys)):
+        book.answers[(row.account_id, row.operation, row.idempotency_key)] = KnownAnswer(
+            row.fingerprint, json.loads(row.answer)
+        )
+
+
+def _load_allocations(tx: Tx, book: Book, holds: Sequence[str]) -> None:
+    for row in tx.all(_ALLOCATIONS, ids=holds):
+        values = row._asdict()
+        reservation = book.reservations[values.pop("reservation_id")]
+        reserved, consumed = values.pop("held_micro"), values.pop("used_micro")
+        if row.id not in book.lots:
+            book.add_lot(_lot_state(values))
+        reservation.allocations.append(
+            Allocation(book.lots[row.id], reserved, consumed, is_new=False)
+        )
+
+
+def _load_for_mints(tx: Tx, book: Book, minted: Sequence[Mint]) -> None:
+    sources = [c.source_id for c in minted if c.source_id is not None]
+    if sources:
+        for row in tx.all(_SOURCES, ids=sources):
+            book.sources[(row.source_type, row.source_id)] = row.id
+    owing = [c.account_id for c in minted if _owes(book, c.account_id)]
+    if owing:
+        for row in tx.all(_DEBTS, ids=owing):
+            book.accounts[row.account_id].debts.append(
+                DebtState(
+                    id=row.id,
+                    account_id=row.account_id,
+                    debt_micro=row.debt_micro,
+                    original_micro=row.original_micro or row.debt_micro,
+                    created_at=row.created_at,
+                )
+            )
+
+
+def _owes(book: Book, account_id: str) -> bool:
+    account = book.accounts.get(account_id)
+    return account is not None and account.pool(GENERAL_POOL).debt_micro > 0
+
+
+def _needs(book: Book, commands: Iterable[Command]) -> dict[tuple[str, str], int]:
+    """Return how much may be taken from each (account, pool) beyond what holds already took."""
+    needs: dict[tuple[str, str], int] = defaultdict(int)
+    for command in commands:
+        if isinstance(command, Reserve):
+            account_id, pool_id, amount = command.account_id, command.pool_id, command.amount_micro
+        elif isinstance(command, Finalize) and command.reservation_id in book.reservations:
+            hold = book.reservations[command.reservation_id]
+            account_id, pool_id = hold.account_id, hold.pool_id
+            amount = _beyond_hold(hold, command, book)
+        else:
+            continue
+        if amount == 0 or account_id not in book.accounts:
+            continue
+        for pool in {pool_id, GENERAL_POOL}:
+            needs[(account_id, pool)] += amount
+    return needs
+
+
+def _beyond_hold(hold: ReservationState, command: Finalize, book: Book) -> int:
+    if hold.billing_mode == "shadow" or hold.status in ("finalized", "released"):
+        return 0
+    if hold.status == "expired" or hold.expires_at <= book.now:
+        return command.actual_cost_micro
+    held = sum(allocation.reserved_micro for allocation in hold.allocations)
+    return max(0, command.actual_cost_micro - held) if hold.billing_mode == "soft" else 0
+
+
+def _load_spendable(tx: Tx, book: Book, needs: dict[tuple[str, str], int]) -> None:
+    """Read each pool's lots in redemption order until they cover the need, and those now due.
+
+    An account can have ten thousand lots: only as many are read as are wanted.
+    """
+    limit = _FIRST_LOTS
+    while needs:
+        found: dict[tuple[str, str], int] = defaultdict(int)
+        counts: dict[tuple[str, str], int] = defaultdict(int)
+        rows = _spendable_rows(tx, sorted(needs), limit)
+        for row in rows:
+            counts[(row.account_id, row.pool_id)] += 1
+            if row.expires_at is None or row.expires_at > tx.now:
+                found[(row.account_id, row.pool_id)] += row.available_micro
+        _add_lots(book, rows)
+        needs = {
+            pair: amount
+            for pair, amount in needs.items()
+            if found[pair] < amount and counts[pair] >= limit
+        }
+        limit *= _MORE_LOTS
+
+
+def _spendable_rows(tx: Tx, pairs: Sequence[tuple[str, str]], limit: int) -> list[Any]:
+    if tx.connection.dialect.name == "sqlite":  # it has no LATERAL; a statement costs it little
+        return [
+            row
+            for account_id, pool_id in pairs
+            for row in tx.all(
+                _SPENDABLE_SQLITE, account_id=account_id, pool_id=pool_id, now=tx.now, limit=limit
+            )
+        ]
+    accounts, pools = [a for a, _ in pairs], [p for _, p in pairs]
+    return list(
+        tx.all(_SPENDABLE_POSTGRES, accounts=accounts, pools=pools, now=tx.now, limit=limit)
+    )
+
+
+def _add_lots(book: Book, rows: Iterable[Any]) -> None:
+    for row in rows:
+        if row.id not in book.lots:
+            book.add_lot(_lot_state(row._asdict()))
+
+
+def _lot_state(values: dict[str, Any]) -> LotState:
+    lot = LotState(**values)
+    lot.loaded = lot.parts()
+    return lot
+
+
+_LOT_COLUMNS = tuple(getattr(Lot, name) for name in LOT_FIELDS)
+_RESERVATIONS = (
+    select(*(getattr(Reservation, name) for name in RESERVATION_FIELDS))
+    .where(member_of(Reservation.id, "ids"))
+    .order_by(Reservation.id)
+    .with_for_update(key_share=True)
+)
+_ACCOUNTS = (
+    select(Account.id)
+    .where(member_of(Account.id, "ids"))
+    .order_by(Account.id)
+    .with_for_update(key_share=True)
+)
+_POOLS = (
+    select(
+        Balance.account_id,
+        Balance.pool_id,
+        Balance.available_micro,
+        Balance.reserved_micro,
+        Balance.debt_micro,
+        Balance.version,
+        AccountSeq.next_seq,
+    )
+    .outerjoin(
+        AccountSeq,
+        and_(AccountSeq.account_id == Balance.account_id, AccountSeq.pool_id == Balance.pool_id),
+    )
+    .where(member_of(Balance.account_id, "ids"))
+)
+_ANSWERS = select(
+    Operation.account_id,
+    Operation.operation,
+    Operation.idempotency_key,
+    Operation.fingerprint,
+    Operation.answer,
+).where(member_of(Operation.idempotency_key, "keys"))
+_ALLOCATIONS = (
+    select(
+        ReservationLot.reservation_id,
+        ReservationLot.reserved_micro.label("held_micro"),
+        ReservationLot.consumed_micro.label("used_micro"),
+        *_LOT_COLUMNS,
+    )
+    .join(Lot, Lot.id == ReservationLot.lot_id)
+    .where(member_of(ReservationLot.reservation_id, "ids"))
+)
+_LOTS_BY_ID = select(*_LOT_COLUMNS).where(member_of(Lot.id, "ids"))
+_SOURCES = select(Lot.id, Lot.source_type, Lot.source_id).where(member_of(Lot.source_id, "ids"))
+_DEBTS = (
+    select(Debt.id, Debt.account_id, Debt.debt_micro, Debt.original_micro, Debt.created_at)
+    .where(member_of(Debt.account_id, "ids"), Debt.resolved_at == null())
+    .order_by(Debt.created_at, Debt.id)
+)
+
+# Three short index walks for each pool: lots now due, then those that expire, then the lasting.
+_BRANCHES = """
+    SELECT * FROM (SELECT {columns} FROM credit_lots WHERE {match} AND expires_at <= :now
+     AND available_micro > 0 LIMIT :limit) AS due
+    UNION ALL
+    SELECT * FROM (SELECT {columns} FROM credit_lots WHERE {match} AND expires_at > :now
+     AND available_micro > 0 ORDER BY expires_at, created_at, id LIMIT :limit) AS expiring
+    UNION ALL
+    SELECT * FROM (SELECT {columns} FROM credit_lots WHERE {match} AND expires_at IS NULL
+     AND available_micro > 0 ORDER BY created_at, id LIMIT :limit) AS lasting
+"""
+
+
+def _spendable_statement(template: str, match: str) -> Any:
+    listed = ", ".join(LOT_FIELDS)
+    branches = _BRANCHES.format(columns=listed, match=match)
+    statement = text(template.format(branches=branches)).bindparams(
+        bindparam("now", type_=UtcTime())
+    )
+    return statement.columns(*(Lot.__table__.c[name] for name in LOT_FIELDS))
+
+
+_SPENDABLE_POSTGRES = _spendable_statement(
+    "SELECT l.* FROM unnest(CAST(:accounts AS text[]), CAST(:pools AS text[])) AS w (a, p), "
+    "LATERAL ({branches}) AS l",
+    "account_id = w.a AND pool_id = w.p AND is_open",
+)
+_SPENDABLE_SQLITE = _spendable_statement(
+    "{branches}", "account_id = :account_id AND pool_id = :pool_id AND is_open"
+)

@@ -1,0 +1,252 @@
+"""The postings that rules are made of: each moves credits and writes the entry that shows it."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from shared.ids import new_id
+from shared.ledger.state import (
+    AccountState,
+    Allocation,
+    Book,
+    DebtState,
+    LotState,
+    ReservationState,
+    redemption_key,
+)
+from shared.ledger.terms import Terms
+from shared.models.ledger import GENERAL_POOL
+from shared.money import bps_share
+
+
+def take(lots: Sequence[LotState], amount_micro: int) -> list[tuple[LotState, int]]:
+    """Plan to take *amount_micro* from *lots* in their order, as far as they reach. Moves nothing.
+
+    Returns pairs of a lot and a positive part; the parts sum to at most *amount_micro*.
+    """
+    plan = []
+    for lot in lots:
+        if amount_micro == 0:
+            break
+        part = min(lot.available_micro, amount_micro)
+        plan.append((lot, part))
+        amount_micro -= part
+    return plan
+
+
+def add_entry(
+    book: Book,
+    account: AccountState,
+    pool_id: str,
+    entry_type: str,
+    pre_micro: int,
+    *,
+    shadow_micro: int | None = None,
+    lot_id: str | None = None,
+    reservation_id: str | None = None,
+    key: str | None = None,
+    description: str | None = None,
+    details: Mapping[str, str] | str | None = None,
+) -> None:
+    """Write the entry of what was moved since the view of *pool_id* was *pre_micro*.
+
+    Its amount is the difference, so entries always sum to the balance (W22). A shadow entry
+    carries what would have been (*shadow_micro*, positive) and leaves the balance alone.
+    """
+    post = account.view(pool_id)
+    assert shadow_micro is None or post == pre_micro
+    pool = account.pool(pool_id)
+    book.entries.append(
+        {
+            "id": new_id(book.now),
+            "account_id": account.id,
+            "pool_id": pool_id,
+            "lot_id": lot_id,
+            "reservation_id": reservation_id,
+            "entry_seq": pool.next_seq,
+            "entry_type": entry_type,
+            "amount_micro": post - pre_micro if shadow_micro is None else shadow_micro,
+            "idempotency_key": key,
+            "description": description,
+            "metadata": details if isinstance(details, str) or details is None else _json(details),
+            "pre_balance_micro": pre_micro,
+            "post_balance_micro": post,
+            "created_at": book.now,
+        }
+    )
+    pool.next_seq += 1
+    pool.is_seq_changed = True
+
+
+def _json(value: Mapping[str, str]) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def give_back(book: Book, reservation: ReservationState, description: str | None) -> None:
+    """Return every held credit of *reservation* to its lot, with a ``release`` entry."""
+    account = book.accounts[reservation.account_id]
+    held = sum(a.reserved_micro for a in reservation.allocations)
+    if reservation.billing_mode == "shadow" or held == 0:
+        return
+    pre = account.view(reservation.pool_id)
+    for allocation in reservation.allocations:
+        book.move(
+            allocation.lot, available=allocation.reserved_micro, reserved=-allocation.reserved_micro
+        )
+    add_entry(
+        book,
+        account,
+        reservation.pool_id,
+        "release",
+        pre,
+        reservation_id=reservation.id,
+        description=description,
+    )
+
+
+def expire_lot(book: Book, lot: LotState) -> None:
+    """Take what is available in *lot* if its time is over, with an ``expire`` entry (W14, W15)."""
+    if lot.available_micro == 0 or not lot.is_due(book.now):
+        return
+    account = book.accounts[lot.account_id]
+    pre = account.view(lot.pool_id)
+    lot.expired_micro += lot.available_micro
+    book.move(lot, available=-lot.available_micro, consumed=lot.available_micro)
+    add_entry(
+        book,
+        account,
+        lot.pool_id,
+        "expire",
+        pre,
+        lot_id=lot.id,
+        description="The lot expired.",
+    )
+
+
+def cost_rule(mode: str, *, reserved_micro: int, actual_micro: int) -> tuple[int, int, int]:
+    """Return (charged, overrun, uncharged) for a hold and its actual cost (behaviour 5.4.4).
+
+    Up to the hold the cost is charged in every mode. Above it: soft charges all of it; live
+    charges the hold and reports the rest as uncharged (W4); shadow reports what would overrun.
+    """
+    if actual_micro <= reserved_micro:
+        return actual_micro, 0, 0
+    excess = actual_micro - reserved_micro
+    if mode == "soft":
+        return actual_micro, excess, 0
+    if mode == "live":
+        return reserved_micro, 0, excess
+    return reserved_micro, excess, 0
+
+
+def charge(book: Book, reservation: ReservationState, amount_micro: int) -> int:
+    """Consume *amount_micro* for a hold that was just given back; return what became debt.
+
+    First what the hold had taken, in redemption order (W11), then other lots that the pool may
+    use, and what no lot covers is owed (contract 4.2, 4.4).
+    """
+    remaining = amount_micro
+    held = sorted(reservation.allocations, key=lambda a: redemption_key(a.lot, reservation.pool_id))
+    is_late = reservation.status == "expired"
+    for allocation in [] if is_late else held:
+        part = min(allocation.reserved_micro, remaining)
+        _consume(book, allocation, part)
+        remaining -= part
+    by_lot = {allocation.lot.id: allocation for allocation in held}
+    spendable = book.spendable(reservation.account_id, reservation.pool_id)
+    for lot, part in take(spendable, remaining):
+        allocation = by_lot.get(lot.id) or Allocation(lot, 0)
+        if lot.id not in by_lot:
+            reservation.allocations.append(allocation)
+        _consume(book, allocation, part)
+        remaining -= part
+    if remaining:
+        book.owe(reservation.account_id, remaining)
+        debt = DebtState(
+            id=new_id(book.now),
+            account_id=reservation.account_id,
+            debt_micro=remaining,
+            original_micro=remaining,
+            created_at=book.now,
+            source_reservation_id=reservation.id,
+            is_new=True,
+        )
+        book.debts.append(debt)
+        book.accounts[reservation.account_id].debts.append(debt)
+    return remaining
+
+
+def _consume(book: Book, allocation: Allocation, part_micro: int) -> None:
+    if part_micro:
+        book.move(allocation.lot, available=-part_micro, consumed=part_micro)
+        allocation.consumed_micro += part_micro
+        allocation.is_changed = True
+
+
+def pay_debts(book: Book, account: AccountState, lot: LotState) -> int:
+    """Pay the account's open debts from the new *lot*, oldest first; return what was paid (W30)."""
+    paid_total = 0
+    for debt in account.debts:
+        paid = min(debt.debt_micro, lot.available_micro) if debt.resolved_at is None else 0
+        if paid == 0:
+            continue
+        book.move(lot, available=-paid, consumed=paid)
+        book.owe(account.id, -paid)
+        if paid == debt.debt_micro:
+            debt.resolved_at = book.now
+        else:
+            debt.debt_micro -= paid
+        debt.is_changed = True
+        if debt not in book.debts:
+            book.debts.append(debt)
+        book.debt_payments.append(
+            {"debt_id": debt.id, "lot_id": lot.id, "paid_micro": paid, "created_at": book.now}
+        )
+        paid_total += paid
+    return paid_total
+
+
+def split_revenue(charged_micro: int, terms: Terms) -> tuple[int, int, int]:
+    """Return the shares (commons, community, foundation) of a charge; they sum to it.
+
+    Floors for the first two, the foundation takes the rest (behaviour 8.2, contract 4.7).
+    """
+    commons = bps_share(charged_micro, terms.commons_rate_bps)
+    community = bps_share(charged_micro, terms.community_rate_bps)
+    return commons, community, charged_micro - commons - community
+
+
+def add_revenue(book: Book, reservation: ReservationState, terms: Terms) -> None:
+    """Write the three revenue entries of a charge, without touching the system accounts' rows.
+
+    Workers roll them up into balances later; ``is_revenue_posted`` says what is still to do.
+    """
+    if reservation.billing_mode == "shadow" or reservation.finalized_micro == 0:
+        return
+    shares = split_revenue(reservation.finalized_micro, terms)
+    reservation.commons_micro, reservation.community_micro, reservation.foundation_micro = shares
+    reservation.is_revenue_posted = False
+    receivers = (
+        (terms.commons_account_id, "commons_contribution"),
+        (terms.community_account_id, "revenue_share"),
+        (terms.foundation_account_id, "revenue_share"),
+    )
+    for (account_id, entry_type), share in zip(receivers, shares, strict=True):
+        if share:
+            book.entries.append(
+                {
+                    "id": new_id(book.now),
+                    "account_id": account_id,
+                    "pool_id": GENERAL_POOL,
+                    "lot_id": None,
+                    "reservation_id": reservation.id,
+                    "entry_seq": None,
+                    "entry_type": entry_type,
+                    "amount_micro": share,
+                    "idempotency_key": None,
+                    "description": None,
+                    "metadata": None,
+                    "pre_balance_micro": None,
+                    "post_balance_micro": None,
+                    "created_at": book.now,
+                }
+            )

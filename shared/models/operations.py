@@ -1,0 +1,89 @@
+"""Operations tables: dead letters, audit, configuration (behaviour 3.3) and the migrations list."""
+
+from datetime import datetime
+
+from sqlalchemy import CheckConstraint, Index, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from shared.models.base import NOW, STRICT, Base, one_of
+
+DLQ_OPERATIONS = ("deposit", "refund", "distribution", "reconciliation", "webhook")
+_WAITING = text("status IN ('pending', 'processing')")
+
+
+class DeadLetter(Base):
+    """Work that failed and is retried after 60, 300 and 1800 s, then reviewed by a person."""
+
+    __tablename__ = "billing_dlq"
+    __table_args__ = (
+        one_of("operation_type", *DLQ_OPERATIONS),
+        one_of("status", "pending", "processing", "completed", "failed", "manual_review"),
+        CheckConstraint("retry_count >= 0", name="retry_count"),
+        Index(
+            "ix_billing_dlq_due",
+            "status",
+            "next_retry_at",
+            postgresql_where=_WAITING,
+            sqlite_where=_WAITING,
+        ),
+        Index("uq_billing_dlq_subject", "operation_type", "subject_id", unique=True),
+        STRICT,
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    operation_type: Mapped[str]
+    subject_id: Mapped[str | None]
+    payload: Mapped[str]
+    error_message: Mapped[str | None]
+    retry_count: Mapped[int] = mapped_column(server_default="0")
+    max_retries: Mapped[int] = mapped_column(server_default="3")
+    status: Mapped[str] = mapped_column(server_default="pending")
+    next_retry_at: Mapped[datetime | None]
+    lease_until: Mapped[datetime | None]
+    lease_token: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    updated_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    completed_at: Mapped[datetime | None]
+
+
+class AuditRow(Base):
+    """Who did what, and what was refused. Written with the change, never altered."""
+
+    __tablename__ = "admin_audit_log"
+    __table_args__ = (
+        one_of("actor_type", "system", "admin", "operator"),
+        Index("ix_admin_audit_log_action", "action", "created_at"),
+        Index("ix_admin_audit_log_target", "target_type", "target_id"),
+        STRICT,
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    actor_type: Mapped[str]
+    actor_id: Mapped[str]
+    action: Mapped[str]
+    target_type: Mapped[str | None]
+    target_id: Mapped[str | None]
+    details: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class ConfigRow(Base):
+    """A setting that operators change while the system runs (contract 2)."""
+
+    __tablename__ = "billing_config"
+    __table_args__ = (STRICT,)
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]
+    description: Mapped[str | None]
+    updated_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class MigrationRow(Base):
+    """A migration that was applied, as the runbook lists them."""
+
+    __tablename__ = "migrations"
+    __table_args__ = (STRICT,)
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    applied_at: Mapped[datetime] = mapped_column(server_default=NOW)

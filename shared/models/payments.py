@@ -1,0 +1,126 @@
+"""Payment tables: what customers pay, and the inbox of what providers tell us (behaviour 3.2)."""
+
+from datetime import datetime
+
+from sqlalchemy import CheckConstraint, Index, LargeBinary, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from shared.models.base import NOW, STRICT, Base, Job, one_of
+from shared.models.types import Coin, Micro
+from shared.money import CoinAmount
+
+PROVIDERS = ("nowpayments", "x402")
+# The provider's nine, then ours: ``creating`` (the provider's answer is not known yet) and
+# ``manual_review`` (money that no rule may credit on its own).
+PAYMENT_STATUSES = (
+    "waiting",
+    "confirming",
+    "confirmed",
+    "sending",
+    "partially_paid",
+    "finished",
+    "failed",
+    "refunded",
+    "expired",
+    "creating",
+    "manual_review",
+)
+
+
+class CryptoPayment(Base):
+    """One payment at a provider. Credits at most once: its lot is ``lot_id``.
+
+    ``provider_payment_id`` is empty only while ``status`` is ``creating``; ``payment_id`` is its
+    earlier name and is kept equal by a trigger.
+    """
+
+    __tablename__ = "crypto_payments"
+    __table_args__ = (
+        one_of("provider", *PROVIDERS),
+        one_of("status", *PAYMENT_STATUSES),
+        CheckConstraint(
+            "provider_payment_id IS NOT NULL OR status = 'creating'", name="provider_payment_id"
+        ),
+        UniqueConstraint("provider", "provider_payment_id"),
+        Index("ix_crypto_payments_payment_id", "payment_id"),
+        Index("ix_crypto_payments_community_id", "community_id", "status"),
+        Index("ix_crypto_payments_account_id", "account_id", "created_at"),
+        Index("ix_crypto_payments_created_at", "created_at"),
+        Index("ix_crypto_payments_order_id", "order_id", unique=True),
+        Index("ix_crypto_payments_lot_id", "lot_id"),
+        Index(
+            "uq_crypto_payments_idempotency",
+            "account_id",
+            "idempotency_key",
+            unique=True,
+            postgresql_where=text("idempotency_key IS NOT NULL"),
+            sqlite_where=text("idempotency_key IS NOT NULL"),
+        ),
+        Index(
+            "ix_crypto_payments_poll",
+            "next_poll_at",
+            postgresql_where=text("next_poll_at IS NOT NULL"),
+            sqlite_where=text("next_poll_at IS NOT NULL"),
+        ),
+        STRICT,
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    provider: Mapped[str] = mapped_column(server_default="nowpayments")
+    provider_payment_id: Mapped[str | None]
+    payment_id: Mapped[str | None]
+    parent_payment_id: Mapped[str | None]
+    community_id: Mapped[str | None]
+    tier: Mapped[str | None]
+    price_amount: Mapped[CoinAmount | None] = mapped_column(Coin)
+    price_currency: Mapped[str] = mapped_column(server_default="usd")
+    pay_amount: Mapped[CoinAmount | None] = mapped_column(Coin)
+    pay_currency: Mapped[str | None]
+    pay_address: Mapped[str | None]
+    status: Mapped[str] = mapped_column(server_default="waiting")
+    actually_paid: Mapped[CoinAmount | None] = mapped_column(Coin)
+    outcome_amount: Mapped[CoinAmount | None] = mapped_column(Coin)
+    outcome_currency: Mapped[str | None]
+    order_id: Mapped[str | None]
+    account_id: Mapped[str | None]
+    amount_usd_micro: Mapped[int | None] = mapped_column(Micro)
+    lot_id: Mapped[str | None]
+    review_reason: Mapped[str | None]
+    idempotency_key: Mapped[str | None]
+    request_fingerprint: Mapped[str | None]
+    raw_payload: Mapped[str | None]
+    next_poll_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    updated_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    expires_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class WebhookEvent(Job, Base):
+    """A provider's notice, stored raw before anything is done with it. The row is the job."""
+
+    __tablename__ = "webhook_events"
+    __table_args__ = (
+        one_of("state", "new", "done", "parked"),
+        UniqueConstraint("provider", "dedupe_key"),
+        Index("ix_webhook_events_payment", "provider", "provider_payment_id"),
+        Index(
+            "ix_webhook_events_due",
+            "due_at",
+            "id",
+            postgresql_where=text("state = 'new'"),
+            sqlite_where=text("state = 'new'"),
+        ),
+        {**STRICT, "postgresql_with": {"fillfactor": 70}},
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    provider: Mapped[str]
+    dedupe_key: Mapped[str]
+    provider_payment_id: Mapped[str | None]
+    status: Mapped[str | None]
+    # ``notice`` is the authenticated reading; ``raw_body`` what came over the wire.
+    notice: Mapped[str]
+    raw_body: Mapped[bytes] = mapped_column(LargeBinary)
+    outcome: Mapped[str | None]
+    received_at: Mapped[datetime] = mapped_column(server_default=NOW)
