@@ -8,21 +8,25 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, Text, bindparam, create_engine, event
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import Dialect, make_url
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import Executable
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
+from tenacity.wait import wait_random_exponential
 
 from shared.clock import Clock, system_clock
 from shared.errors import Unavailable
+
+T = TypeVar("T")
 
 _READ_ONLY = "arrakis_read_only"
 _POSTGRES_OPTIONS = (
@@ -122,6 +126,21 @@ def _translated() -> Iterator[None]:
             "The database does not answer; send the same request again.",
             code="database_unavailable",
         ) from error
+
+
+def patiently(operation: Callable[[], T]) -> T:
+    """Run a whole transaction, and again where that can help: three times at most.
+
+    It helps after a lost connection or a deadlock, and after a UNIQUE violation: that is a lost
+    race, another transaction took the key between our read and our write, and a repeat reads it.
+    """
+    retrying = Retrying(
+        retry=retry_if_exception_type((Unavailable, IntegrityError)),
+        stop=stop_after_attempt(3),
+        wait=wait_random_exponential(multiplier=0.02, max=0.3),
+        reraise=True,
+    )
+    return retrying(operation)
 
 
 def _make_engine(url: str, pool_size: int) -> Engine:

@@ -3,7 +3,6 @@
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 from deploy.local.lock import StackError
 from deploy.local.secrets import replace_private
@@ -24,7 +23,7 @@ The billing system is ready.
 
 Paste into another terminal:
 
-export API={api} ACCOUNT={account}
+export API={api} ACCOUNT={account} JSON='Content-Type: application/json'
 export ADMIN_TOKEN={admin}
 export MEMBER_TOKEN={member}
 export S2S_TOKEN={s2s}
@@ -34,21 +33,21 @@ export S2S_TOKEN=$({new_s2s})
 
 # an account, and 5 USD for it
 curl -sS "$API/admin/billing/accounts" -H "Authorization: Bearer $ADMIN_TOKEN" \\
-  --json '{{"entityType": "community", "entityId": "demo", "accountId": "{account}"}}'
+  -H "$JSON" -d '{{"entityType": "community", "entityId": "demo", "accountId": "{account}"}}'
 curl -sS "$API/admin/billing/accounts/$ACCOUNT/mint" -H "Authorization: Bearer $ADMIN_TOKEN" \\
   -H "Idempotency-Key: mint-$(date +%s)" \\
-  --json '{{"amountMicro": "5000000", "sourceType": "grant", "description": "To try it"}}'
+  -H "$JSON" -d '{{"amountMicro": "5000000", "sourceType": "grant", "description": "To try it"}}'
 
 # hold 1 USD, charge 0.40, look
 RESERVATION=$(curl -sS "$API/api/internal/reserve" -H "Authorization: Bearer $S2S_TOKEN" \\
-  --json '{{"accountId": "{account}", "estimatedCostMicro": "1000000"}}' | tee /dev/stderr |
+  -H "$JSON" -d '{{"accountId": "{account}", "estimatedCostMicro": "1000000"}}' | tee /dev/stderr |
   {python} -c 'import json, sys; print(json.load(sys.stdin)["reservationId"])')
 curl -sS "$API/api/internal/finalize" -H "Authorization: Bearer $S2S_TOKEN" \\
-  --json '{{"reservationId": "'"$RESERVATION"'", "actualCostMicro": "400000"}}'
+  -H "$JSON" -d '{{"reservationId": "'"$RESERVATION"'", "actualCostMicro": "400000"}}'
 curl -sS "$API/api/billing/balance" -H "Authorization: Bearer $MEMBER_TOKEN"
 
 # the operator's command, on this system
-set -a; . {environment}; set +a; cd {root} && {python} -m shared.cli.main status
+(set -a; . {environment}; cd {root} && {python} -m shared.cli.main status)
 
 Ctrl-C stops everything.
 """

@@ -26,7 +26,7 @@ FASTER_THAN_SAFE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off
 
 
 class PostgresCluster:
-    """A cluster in *directory*`/cluster`, on a Unix socket, and on 127.0.0.1:*port* if one is given.
+    """A cluster in *directory*`/cluster`, on a Unix socket, and on 127.0.0.1:*port* if given.
 
     `initialise()` is done once; it also creates the database `arrakis`. `fsync=False` is for test
     clusters that may be thrown away. Anyone who reaches the socket (mode 0700) or port is trusted.

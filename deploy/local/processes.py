@@ -32,6 +32,30 @@ def descendants(pid: int) -> list[psutil.Process]:
         return []
 
 
+def wait_for_exec(pid: int, *, timeout_seconds: float = 1.0) -> None:
+    """Wait until no child of *pid* is a mere copy of it, between its fork and its exec.
+
+    Such a copy has the signal handlers of *pid*: a signal to stop would be lost on it.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
+        try:
+            parent = psutil.Process(pid)
+            command = parent.cmdline()
+            if all(_command_of(child) != command for child in parent.children()):
+                return
+        except psutil.NoSuchProcess:
+            return
+        time.sleep(0.005)
+
+
+def _command_of(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
+
+
 def session_members(session: int) -> list[psutil.Process]:
     """Return the processes of a session but for its leader, wherever they hang in the tree."""
     members = []

@@ -21,7 +21,7 @@ from deploy.local import tether
 from deploy.local.postgres import PostgresCluster, make_executable, pgbench_path
 from deploy.local.processes import descendants, kill_all, wait_gone
 from deploy.local.ready import Check, redis_ready, wait_until
-from deploy.local.sockets import free_port, free_ports
+from deploy.local.sockets import free_port, free_ports, port_is_taken
 
 __all__ = [
     "PostgresCluster",
@@ -82,6 +82,8 @@ class RunningServer:
 
     def start(self) -> None:
         """Start it and wait until it answers. Raises RuntimeError with the end of its log."""
+        if self.port and port_is_taken(self.port):
+            raise RuntimeError(f"{self.name} cannot start: port {self.port} is taken.")
         with self.log.open("ab") as log:
             self._process = tether.spawn(
                 self._command,

@@ -1,4 +1,4 @@
-"""The real system as a stack: which processes there are, how they start, and when they are ready."""
+"""The real system as a stack: which processes there are, how they start, when they are ready."""
 
 import sys
 from collections.abc import Mapping

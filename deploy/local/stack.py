@@ -20,7 +20,7 @@ import psutil
 
 from deploy.local import tether
 from deploy.local.lock import PortTakenError, StackError, take_lock
-from deploy.local.processes import descendants, kill_all, session_members, wait_gone
+from deploy.local.processes import descendants, kill_all, session_members, wait_for_exec, wait_gone
 from deploy.local.ready import Check
 from deploy.local.sockets import port_is_taken, remove_socket_directory, socket_directory
 from deploy.local.supervision import (
@@ -142,9 +142,7 @@ class Stack:
         self.run_directory.chmod(0o700)  # it holds the environment of each process
         self._lock = take_lock(self.run_directory / "lock")
         try:
-            for process in self.processes.values():
-                if process.port is not None and port_is_taken(process.port):
-                    raise PortTakenError(process.name, process.port)
+            self._check_ports()
             self._start_supervisord()
             stages = sorted({process.stage for process in self.processes.values()})
             for stage in stages:
@@ -154,6 +152,11 @@ class Stack:
         except BaseException:
             self.stop()
             raise
+
+    def _check_ports(self) -> None:
+        for process in self.processes.values():
+            if process.port is not None and port_is_taken(process.port):
+                raise PortTakenError(process.name, process.port)
 
     def _start_supervisord(self) -> None:
         programs = [self._program(p) for p in self.processes.values() if not p.once]
@@ -324,7 +327,10 @@ class Stack:
 
     def stop_process(self, name: str) -> None:
         """Stop *name*, in good order or after 20 s by force, and wait until it is gone."""
-        self._ask().stop(self._program(self.processes[name]))
+        control = self._ask()
+        assert self._supervisord is not None
+        wait_for_exec(self._supervisord.pid)
+        control.stop(self._program(self.processes[name]))
         deadline = time.monotonic() + STOP_WAIT_SECONDS + 5
         while (state := self.statuses()[name].state) not in {"STOPPED", "EXITED", "FATAL"}:
             if time.monotonic() > deadline:
@@ -367,6 +373,7 @@ def _end(
     supervisord: "subprocess.Popen[bytes]", control: Control, *, patience_seconds: float
 ) -> None:
     """Stop supervisord, which stops its programs; then look for what is left, and end that."""
+    wait_for_exec(supervisord.pid)
     family = descendants(supervisord.pid)
     supervisord.terminate()
     deadline = time.monotonic() + patience_seconds

@@ -28,7 +28,7 @@ LOOK_SECONDS = 0.5
 
 
 def serve(stack: Stack, describe: Callable[[Stack], str]) -> int:
-    """Start *stack*, print what *describe* says, and wait for Ctrl-C or SIGTERM; return the status."""
+    """Start *stack*, print what *describe* says, wait for Ctrl-C or SIGTERM; return the status."""
     for end in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(end, _interrupt)
     try:
@@ -73,7 +73,7 @@ def _watch(stack: Stack) -> NoReturn:
         known |= pids
 
 
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 

@@ -8,13 +8,11 @@ So there is no hand-off when idle, and a hot account costs no lock waits under l
 import threading
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 
 import structlog
-from sqlalchemy.exc import IntegrityError
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
-from tenacity.wait import wait_random_exponential
 
-from shared.database import Database
+from shared.database import Database, patiently
 from shared.errors import Unavailable
 from shared.ledger.book import post
 from shared.ledger.commands import Command, Outcome
@@ -114,7 +112,7 @@ class Executor:
                 return
         for call in batch:
             try:
-                call.outcomes = self._post_patiently(call.commands)
+                call.outcomes = patiently(partial(self._post, call.commands))
             except BaseException as error:  # noqa: BLE001  it is raised in the caller's thread
                 call.error = error
 
@@ -122,17 +120,3 @@ class Executor:
         terms = self._terms.current()
         with self._database.transaction() as tx:
             return post(tx, commands, terms)
-
-    def _post_patiently(self, commands: Sequence[Command]) -> list[Outcome]:
-        """Try again where a repeat can help: a lost connection, a deadlock, a lost race.
-
-        A UNIQUE violation is a lost race: another transaction took the same source or key
-        between our read and our write. The repeat reads its row and answers accordingly.
-        """
-        retrying = Retrying(
-            retry=retry_if_exception_type((Unavailable, IntegrityError)),
-            stop=stop_after_attempt(3),
-            wait=wait_random_exponential(multiplier=0.02, max=0.3),
-            reraise=True,
-        )
-        return retrying(self._post, commands)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import structlog
@@ -95,8 +95,9 @@ class TermsCache:
     A senseless change by hand is logged and the last good terms stay in force.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, ceiling_micro: int = MAX_AMOUNT_MICRO) -> None:
         self._database = database
+        self._ceiling_micro = ceiling_micro  # the environment's; the lower of the two holds
         self._lock = threading.Lock()
         self._terms: Terms | None = None
         self._read_at = 0.0
@@ -114,7 +115,9 @@ class TermsCache:
     def _refresh(self) -> None:
         try:
             with self._database.reading() as tx:
-                self._terms = load_terms(tx)
+                terms = load_terms(tx)
+            ceiling = min(terms.ceiling_micro, self._ceiling_micro)
+            self._terms = replace(terms, ceiling_micro=ceiling)
         except TermsError as error:
             log.error("config_refused", reason=str(error))  # noqa: TRY400  the sentence is enough
             if self._terms is None:

@@ -1,0 +1,99 @@
+"""The application factory of the API: collaborators in, a Flask app out."""
+
+import re
+import time
+from typing import Any
+
+import structlog
+from flask import Flask, Response, current_app, g, json, request
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from services.api import errors
+from services.api.auth import policies
+from services.api.context import Services, services
+from services.api.limits import RateLimiter
+from services.api.routes import admin, internal, member
+from shared.config import ApiSettings
+from shared.database import Database
+from shared.ids import new_id
+from shared.ledger.executor import Executor
+from shared.ledger.terms import TermsCache
+from shared.observability import REQUEST_SECONDS, REQUESTS
+from shared.payments.providers.nowpayments import NowPayments
+
+log = structlog.get_logger()
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+
+
+def create_app(settings: ApiSettings, database: Database) -> Flask:
+    """Build the API on *database*; it opens no connection yet."""
+    app = Flask("arrakis-api", static_folder=None)
+    app.json = PlainJson(app)
+    terms = TermsCache(database, ceiling_micro=settings.billing_ceiling_micro)
+    app.extensions["arrakis"] = Services(
+        settings=settings,
+        database=database,
+        terms=terms,
+        executor=Executor(database, terms),
+        limiter=RateLimiter(settings.redis_url),
+        policies=policies(settings),
+        provider=NowPayments(
+            url=settings.nowpayments_api_url,
+            api_key=settings.nowpayments_api_key,
+            callback_url=settings.nowpayments_ipn_callback_url,
+        ),
+    )
+    app.before_request(_begin)
+    app.after_request(_end)
+    errors.register(app)
+    # All three bases are in use by services that are deployed (contract 4).
+    for base in ("/api/internal", "/api/internal/billing", "/api/billing/internal"):
+        app.register_blueprint(internal.routes, url_prefix=base, name=base.replace("/", "_"))
+    app.register_blueprint(member.routes, url_prefix="/api/billing")
+    app.register_blueprint(admin.routes, url_prefix="/admin/billing")
+    app.add_url_rule("/metrics", "metrics", _metrics)
+    return app
+
+
+def _begin() -> None:
+    offered = request.headers.get("X-Request-Id", "")
+    g.request_id = (
+        offered if _REQUEST_ID.fullmatch(offered) else new_id(services().database.clock())
+    )
+    g.started = time.perf_counter()
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(service="api", request_id=g.request_id)
+
+
+def _end(response: Response) -> Response:
+    response.headers["X-Request-Id"] = g.request_id
+    for name, value in g.get("allowance_headers", {}).items():
+        response.headers.setdefault(name, value)
+    route = request.url_rule.rule if request.url_rule else "unknown"
+    seconds = time.perf_counter() - g.started
+    REQUESTS.labels("api", route, response.status_code).inc()
+    REQUEST_SECONDS.labels("api", route).observe(seconds)
+    log.info(
+        "request_answered",
+        method=request.method,
+        route=route,
+        status=response.status_code,
+        ms=round(seconds * 1000, 2),
+    )
+    return response
+
+
+def _metrics() -> Response:
+    return Response(generate_latest(), content_type=CONTENT_TYPE_LATEST)
+
+
+class PlainJson(json.provider.DefaultJSONProvider):
+    """JSON in the order in which it was made, so that a repeated answer is the same bytes."""
+
+    sort_keys = False
+    ensure_ascii = False
+
+    def response(self, *args: Any, **kwargs: Any) -> Response:
+        """Write *args* compactly."""
+        text = self.dumps(self._prepare_response_obj(args, kwargs), separators=(",", ":"))
+        return current_app.response_class(text + "\n", mimetype="application/json")

@@ -1,0 +1,149 @@
+"""Tokens: who calls. HS256 with pinned algorithm, current and previous key (contract 3)."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jwt
+
+from shared.config import ApiSettings
+from shared.errors import ArrakisError
+from shared.observability import TOKENS_REFUSED
+
+LEEWAY_SECONDS = 30
+_TOKEN_MAX_CHARACTERS = 4096
+
+
+class Unauthorized(ArrakisError):
+    """The token is missing, malformed, forged or over. Callers learn no more than that."""
+
+    code = "unauthorized"
+
+
+@dataclass(frozen=True)
+class TokenPolicy:
+    """What one kind of caller must present."""
+
+    kind: str
+    secrets: tuple[str, ...]
+    issuers: tuple[str, ...]
+    audiences: tuple[str, ...]
+    max_life_seconds: int
+    needs_subject: bool
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A caller whose token was accepted."""
+
+    issuer: str
+    subject: str
+    scopes: frozenset[str]
+
+
+def policies(settings: ApiSettings) -> Mapping[str, TokenPolicy]:
+    """Return the policy of each kind of caller: ``s2s``, ``admin`` and ``member``."""
+    return {
+        "s2s": TokenPolicy(
+            "s2s",
+            _keys(settings.billing_internal_jwt_secret, settings.billing_internal_jwt_secret_prev),
+            ("loa-finn",),
+            ("arrakis-internal", "arrakis"),
+            300,
+            needs_subject=False,
+        ),
+        "admin": TokenPolicy(
+            "admin",
+            _keys(settings.billing_admin_jwt_secret, settings.billing_admin_jwt_secret_prev),
+            ("arrakis-admin",),
+            ("arrakis-billing-admin",),
+            3600,
+            needs_subject=True,
+        ),
+        "member": TokenPolicy(
+            "member",
+            _keys(settings.billing_member_jwt_secret, settings.billing_member_jwt_secret_prev),
+            ("arrakis",),
+            ("arrakis-billing",),
+            3600,
+            needs_subject=True,
+        ),
+    }
+
+
+def _keys(*secrets: str) -> tuple[str, ...]:
+    return tuple(secret for secret in secrets if secret)
+
+
+def authenticate(policy: TokenPolicy, authorization: str | None) -> Caller:
+    """Check the Authorization header against *policy*. Raises Unauthorized for any fault."""
+    try:
+        return _check(policy, authorization)
+    except _Fault as fault:
+        TOKENS_REFUSED.labels(policy.kind, str(fault)).inc()
+        raise Unauthorized("Invalid or expired token.") from fault
+
+
+class _Fault(Exception):
+    """Why a token was refused; for the metric only."""
+
+
+def _check(policy: TokenPolicy, authorization: str | None) -> Caller:
+    scheme, _, token = (authorization or "").partition(" ")
+    token = token.strip()
+    if scheme.lower() != "bearer" or not token:
+        raise _Fault("missing")
+    if len(token) > _TOKEN_MAX_CHARACTERS:
+        raise _Fault("malformed")
+    claims = _decode(policy, token)
+    issued, expires = claims.get("iat"), claims.get("exp")
+    if type(issued) is not int or type(expires) is not int:
+        raise _Fault("times")
+    now = time.time()  # noqa: TID251  a token's times are wall-clock seconds
+    if expires <= now - LEEWAY_SECONDS:
+        raise _Fault("expired")
+    if issued > now + LEEWAY_SECONDS:
+        raise _Fault("not_yet")
+    if not 0 < expires - issued <= policy.max_life_seconds:
+        raise _Fault("lifetime")
+    subject = claims.get("sub")
+    if not isinstance(subject, str) or not subject:
+        if policy.needs_subject:
+            raise _Fault("subject")
+        subject = ""
+    return Caller(claims["iss"], subject, _scopes(claims))
+
+
+def _decode(policy: TokenPolicy, token: str) -> dict[str, Any]:
+    for secret in policy.secrets:
+        try:
+            return jwt.decode(
+                token,
+                secret,
+                algorithms=["HS256"],
+                audience=policy.audiences,
+                issuer=policy.issuers,
+                # Our own checks of the times are stricter: plain integers, a longest life.
+                options={
+                    "verify_exp": False,
+                    "verify_iat": False,
+                    "require": ["iss", "aud", "exp", "iat"],
+                },
+                leeway=LEEWAY_SECONDS,
+            )
+        except jwt.InvalidSignatureError:
+            continue  # it may be signed with the previous key
+        except jwt.PyJWTError as error:
+            raise _Fault(type(error).__name__) from error
+    raise _Fault("signature")
+
+
+def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
+    for name in ("scopes", "scope"):
+        value = claims.get(name)
+        if isinstance(value, str):
+            return frozenset(value.split())
+        if isinstance(value, Sequence):
+            return frozenset(item for item in value if isinstance(item, str))
+    return frozenset()

@@ -1,0 +1,153 @@
+"""What a route works with: the collaborators, the caller, the parsed request, the answer."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from flask import Response, current_app, g, json, request
+from limits import RateLimitItem
+
+from services.api.auth import Caller, TokenPolicy, authenticate
+from services.api.errors import TooManyRequests, Unprocessable
+from services.api.limits import RateLimiter
+from services.api.schemas.fields import Request
+from shared.config import ApiSettings
+from shared.database import Database
+from shared.errors import Forbidden, Invalid, Unavailable
+from shared.ledger.commands import Outcome
+from shared.ledger.executor import Executor
+from shared.ledger.terms import TermsCache
+from shared.observability import OUTCOMES
+from shared.payments.providers.nowpayments import NowPayments
+from shared.wsgi import read_body
+
+BODY_MAX_BYTES = 1024 * 1024
+_PROTOCOL_LOWEST, _PROTOCOL_BELOW = 6, 9
+_KEY_MAX_CHARACTERS = 255
+
+R = TypeVar("R", bound=Request)
+
+
+@dataclass(frozen=True)
+class Services:
+    """The collaborators of the API."""
+
+    settings: ApiSettings
+    database: Database
+    terms: TermsCache
+    executor: Executor
+    limiter: RateLimiter
+    policies: Mapping[str, TokenPolicy]
+    provider: NowPayments
+
+
+def services() -> Services:
+    """Return the collaborators of the app that serves this request."""
+    found: Services = current_app.extensions["arrakis"]
+    return found
+
+
+def caller() -> Caller:
+    """Return who calls, after :func:`guard` let them in."""
+    found: Caller = g.caller
+    return found
+
+
+def guard(kind: str, limit: RateLimitItem) -> Callable[[], None]:
+    """Return the checks in front of the routes of one kind of caller, in the contract's order:
+    feature 503, token 401, rate 429."""
+
+    def check() -> None:
+        require_feature()
+        g.caller = authenticate(services().policies[kind], request.headers.get("Authorization"))
+        who = (kind, g.caller.issuer, g.caller.subject)
+        count(limit, *who)
+
+    return check
+
+
+def require_feature() -> None:
+    """Raise Unavailable while billing is switched off."""
+    if not services().settings.is_billing_enabled:
+        raise Unavailable(
+            "Billing is not enabled: FEATURE_BILLING_ENABLED is not true.",
+            code="billing_not_enabled",
+            retry_after_seconds=60,
+        )
+
+
+def count(limit: RateLimitItem, *who: str) -> None:
+    """Count this request against *limit*. Raises TooManyRequests."""
+    allowance = services().limiter.hit(limit, *who)
+    g.allowance_headers = allowance.headers()
+    if not allowance.is_allowed:
+        raise TooManyRequests(
+            f"More than {allowance.limit} requests in a minute; "
+            f"try again in {allowance.reset_seconds} s."
+        )
+
+
+def require_scope(scope: str) -> None:
+    """Raise Forbidden unless the admin's token carries *scope*."""
+    if scope not in caller().scopes:
+        raise Forbidden(f"The token lacks the scope {scope}.", code="missing_scope")
+
+
+def parse_body(kind: type[R]) -> R:
+    """Parse the JSON body, then check the protocol version. Raises for a 400, 413 or 422."""
+    text = read_body(request.environ, BODY_MAX_BYTES)
+    parsed = kind.model_validate_json(text)
+    require_version()
+    return parsed
+
+
+def parse_query(kind: type[R]) -> R:
+    """Parse the query string; of a repeated name the first counts."""
+    parsed = kind.model_validate(request.args.to_dict())
+    require_version()
+    return parsed
+
+
+def require_version() -> None:
+    """Raise Unprocessable unless X-Protocol-Version is absent or 6.0.0 <= v < 9 (contract 4)."""
+    offered = request.headers.get("X-Protocol-Version")
+    if offered is None:
+        return
+    numbers = offered.strip().split(".")
+    is_version = len(numbers) == 3 and all(  # noqa: PLR2004  major.minor.patch
+        n.isascii() and n.isdigit() and len(n) < 6  # noqa: PLR2004
+        for n in numbers
+    )
+    if not is_version or not _PROTOCOL_LOWEST <= int(numbers[0]) < _PROTOCOL_BELOW:
+        raise Unprocessable(
+            "X-Protocol-Version must be at least 6.0.0 and below 9.0.0.",
+            code="unsupported_protocol_version",
+            details={"offered": offered[:64], "localVersion": "8.3.0"},
+        )
+
+
+def idempotency_key(body_key: str | None = None) -> str | None:
+    """Return the caller's key: the Idempotency-Key header, else *body_key*. Raises Invalid."""
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return body_key
+    if not key.strip() or len(key) > _KEY_MAX_CHARACTERS or not key.isprintable():
+        raise Invalid(
+            "Idempotency-Key must be 1 to 255 printable characters.",
+            code="invalid_idempotency_key",
+        )
+    return key.strip()
+
+
+def answer(body: Mapping[str, Any], status: int = 200, *, is_replay: bool = False) -> Response:
+    """Write *body* as JSON; a repeated answer says so in a header, not in its body."""
+    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
+    headers = {"Idempotent-Replay": "true"} if is_replay else None
+    return Response(text, status, headers, mimetype="application/json")
+
+
+def answer_outcome(operation: str, outcome: Outcome, status: int = 200) -> Response:
+    """Answer with what became of a command, and count it. Raises its refusal."""
+    code = outcome.error.code if outcome.error else "replayed" if outcome.is_replay else "ok"
+    OUTCOMES.labels(operation, code).inc()
+    return answer(outcome.unwrap(), status, is_replay=outcome.is_replay)

@@ -1,0 +1,124 @@
+"""The one place where errors become HTTP: kinds to statuses, and the body that callers see."""
+
+from typing import Any
+
+import structlog
+from flask import Flask, Response, g, json
+from pydantic import ValidationError
+from werkzeug.exceptions import HTTPException
+
+from services.api.auth import Unauthorized
+from shared.errors import (
+    ArrakisError,
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotFound,
+    Refused,
+    Unavailable,
+)
+from shared.wsgi import BodyTooLarge
+
+log = structlog.get_logger()
+
+
+class TooManyRequests(ArrakisError):
+    """The caller's limit is used up; the headers say until when."""
+
+    code = "rate_limited"
+
+
+class Unprocessable(Invalid):
+    """Well formed, but not for this version or state (contract: 422)."""
+
+    code = "unprocessable"
+
+
+_UNPROCESSABLE_CODES = {"reservation_released", "unsupported_protocol_version"}
+_KINDS: tuple[tuple[type[ArrakisError], int, str], ...] = (
+    (Unauthorized, 401, "Unauthorized"),
+    (TooManyRequests, 429, "Too Many Requests"),
+    (BodyTooLarge, 413, "Payload Too Large"),
+    (Unprocessable, 422, "Unprocessable"),
+    (Invalid, 400, "Invalid Request"),
+    (NotFound, 404, "Not Found"),
+    (Forbidden, 403, "Forbidden"),
+    (Conflict, 409, "Conflict"),
+    (Refused, 402, "Payment Required"),
+    (Unavailable, 503, "Service Unavailable"),
+)
+
+
+def register(app: Flask) -> None:
+    """Answer every error of *app* in the documented form, and none with a page."""
+    app.register_error_handler(ArrakisError, _answer_expected)
+    app.register_error_handler(ValidationError, _answer_validation)
+    app.register_error_handler(HTTPException, _answer_http)
+    app.register_error_handler(Exception, _answer_bug)
+
+
+def describe(error: ArrakisError) -> tuple[int, dict[str, Any]]:
+    """Return the status and the body of an expected error."""
+    status, title = next((s, t) for kind, s, t in _KINDS if isinstance(error, kind))
+    if error.code in _UNPROCESSABLE_CODES:
+        status, title = 422, "Unprocessable"
+    if isinstance(error, NotFound):
+        title = error.message.rstrip(".")
+    body: dict[str, Any] = {"error": title, "code": error.code, "message": error.message}
+    if error.code == "insufficient_credits":
+        body |= {"error": error.code, **error.details}  # the form that loa-finn reads (contract 4)
+    elif error.details:
+        body["details"] = dict(error.details)
+    return status, body
+
+
+def _answer(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+    body["requestId"] = g.get("request_id")
+    text = json.dumps(body, ensure_ascii=False)
+    return Response(text, status, headers, mimetype="application/json")
+
+
+def _answer_expected(error: ArrakisError) -> Response:
+    status, body = describe(error)
+    headers = dict(g.get("allowance_headers", {}))
+    if isinstance(error, Unavailable):
+        headers["Retry-After"] = str(error.retry_after_seconds)
+        log.warning("request_unavailable", code=error.code, reason=error.message)
+    return _answer(status, body, headers)
+
+
+def _answer_validation(error: ValidationError) -> Response:
+    details = [
+        {
+            "field": ".".join(str(part) for part in fault["loc"]) or "body",
+            "message": fault["msg"].removeprefix("Value error, "),
+        }
+        for fault in error.errors(include_url=False, include_input=False, include_context=False)
+    ]
+    body = {
+        "error": "Validation Error",
+        "code": "validation_error",
+        "message": "; ".join(f"{d['field']}: {d['message']}" for d in details),
+        "details": details,
+    }
+    return _answer(400, body)
+
+
+def _answer_http(error: HTTPException) -> Response:
+    code = (error.name or "error").lower().replace(" ", "_")
+    body = {"error": error.name, "code": code, "message": error.description}
+    headers = {k: v for k, v in error.get_headers() if k not in ("Content-Type", "Content-Length")}
+    return _answer(error.code or 500, body, headers)
+
+
+def _answer_bug(error: Exception) -> Response:
+    log.error("request_failed", exc_info=error)
+    return _answer(
+        500,
+        {
+            "error": "Internal Server Error",
+            "code": "internal_error",
+            "message": "This is our fault. Nothing was changed unless you are told otherwise; "
+            "send the same request with the same key again.",
+        },
+    )

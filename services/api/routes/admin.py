@@ -1,0 +1,115 @@
+"""The admin API: accounts and mints, every change with its audit row (contract 5)."""
+
+from flask import Blueprint, Response, request
+
+from services.api import limits
+from services.api.context import (
+    answer,
+    answer_outcome,
+    caller,
+    guard,
+    idempotency_key,
+    parse_body,
+    parse_query,
+    require_scope,
+    services,
+)
+from services.api.schemas.requests import (
+    AccountRequest,
+    BalanceQuery,
+    HistoryQuery,
+    MintRequest,
+    PageQuery,
+)
+from shared.ids import new_id
+from shared.ledger import accounts, queries
+from shared.operations import mints
+from shared.operations.audit import Actor, record
+
+routes = Blueprint("admin", __name__)
+routes.before_request(guard("admin", limits.ADMIN))
+
+
+@routes.before_request
+def _check_scope() -> None:
+    require_scope("billing:read" if request.method == "GET" else "billing:write")
+
+
+@routes.post("/accounts")
+def create_account() -> Response:
+    """Make an account for an entity: 201, and 200 when it is there already."""
+    body = parse_body(AccountRequest)
+    with services().database.transaction() as tx:
+        account_id, is_new = accounts.create_account(
+            tx,
+            entity_type=body.entity_type,
+            entity_id=body.entity_id,
+            account_id=body.account_id,
+        )
+        if is_new:
+            record(tx, _actor(), "account_create", target_type="account", target_id=account_id)
+        shown = queries.show_account(tx, account_id)
+    return answer(shown, 201 if is_new else 200)
+
+
+@routes.get("/accounts")
+def list_accounts() -> Response:
+    """List accounts in the order of their ids."""
+    query = parse_query(PageQuery)
+    with services().database.reading() as tx:
+        return answer(queries.list_accounts(tx, limit=query.limit, after=query.cursor))
+
+
+@routes.get("/accounts/<account_id>")
+def show_account(account_id: str) -> Response:
+    """Show an account with its balance."""
+    with services().database.reading() as tx:
+        return answer(queries.show_account(tx, account_id))
+
+
+@routes.get("/accounts/<account_id>/balance")
+def balance(account_id: str) -> Response:
+    """Show an account's balance."""
+    query = parse_query(BalanceQuery)
+    with services().database.reading() as tx:
+        return answer(queries.balance(tx, account_id, query.pool_id))
+
+
+@routes.get("/accounts/<account_id>/history")
+def history(account_id: str) -> Response:
+    """Show an account's entries, newest first."""
+    query = parse_query(HistoryQuery)
+    with services().database.reading() as tx:
+        return answer(queries.history(tx, account_id, **query.model_dump()))
+
+
+@routes.post("/accounts/<account_id>/mint")
+def mint(account_id: str) -> Response:
+    """Give credits, for example for a payment whose notice never came (runbook 6)."""
+    body = parse_body(MintRequest)
+    outcome = mints.mint(
+        services().database,
+        services().terms,
+        _actor(),
+        mints.MintOrder(
+            account_id=account_id,
+            lot_id=new_id(services().database.clock()),
+            amount_micro=body.amount_micro,
+            source_type=body.source_type,
+            pool_id=body.pool_id,
+            description=body.description,
+            payment_id=body.payment_id,
+            idempotency_key=idempotency_key(),
+        ),
+    )
+    return answer_outcome("mint", outcome, 201)
+
+
+def _actor() -> Actor:
+    return Actor(
+        "admin",
+        caller().subject,
+        address=request.remote_addr,
+        user_agent=request.headers.get("User-Agent", "")[:200],
+        correlation_id=request.headers.get("X-Correlation-Id", "")[:64],
+    )

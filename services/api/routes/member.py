@@ -1,0 +1,58 @@
+"""The member API: people looking at their own account (contract 5)."""
+
+from flask import Blueprint, Response
+
+from services.api import limits
+from services.api.context import (
+    answer,
+    caller,
+    guard,
+    idempotency_key,
+    parse_body,
+    parse_query,
+    services,
+)
+from services.api.schemas.requests import BalanceQuery, HistoryQuery, PaymentRequest
+from shared.ledger import queries
+from shared.payments import creation
+
+routes = Blueprint("member", __name__)
+routes.before_request(guard("member", limits.MEMBER))
+
+
+@routes.get("/balance")
+def balance() -> Response:
+    """Show the member's balance."""
+    query = parse_query(BalanceQuery)
+    with services().database.reading() as tx:
+        return answer(queries.balance(tx, caller().subject, query.pool_id))
+
+
+@routes.get("/history")
+def history() -> Response:
+    """Show the member's entries, newest first."""
+    query = parse_query(HistoryQuery)
+    with services().database.reading() as tx:
+        return answer(queries.history(tx, caller().subject, **query.model_dump()))
+
+
+@routes.post("/payments")
+def create_payment() -> Response:
+    """Create a crypto payment into the member's account."""
+    body = parse_body(PaymentRequest)
+    created, is_replay = creation.create_payment(
+        services().database,
+        services().provider,
+        account_id=caller().subject,
+        amount_micro=body.amount_usd,
+        pay_currency=body.pay_currency.lower(),
+        idempotency_key=idempotency_key(),
+    )
+    return answer(created, 201, is_replay=is_replay)
+
+
+@routes.get("/payments/<payment_id>")
+def show_payment(payment_id: str) -> Response:
+    """Show one of the member's payments; another's looks like none."""
+    with services().database.reading() as tx:
+        return answer(creation.show_payment(tx, payment_id, account_id=caller().subject))

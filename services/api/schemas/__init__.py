@@ -1,0 +1,1 @@
+"""What callers may send: parsed strictly, unknown fields ignored (contract 4)."""

@@ -1,0 +1,75 @@
+"""The kinds of field that requests are made of."""
+
+import json
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from shared.errors import Invalid
+from shared.money import parse_amount, parse_usd
+
+_METADATA_MAX_BYTES = 4096
+_POOL = r"^(general|(campaign|agent):[A-Za-z0-9_.:-]{1,120})$"
+
+
+class Request(BaseModel):
+    """Base of all bodies and queries: camelCase on the wire, strict types, extra ignored."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        extra="ignore",
+        strict=True,
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+
+def _amount(value: Any) -> int:
+    try:
+        return parse_amount(value)
+    except Invalid as error:
+        raise ValueError(error.message) from error
+
+
+def _positive(value: int) -> int:
+    if value == 0:
+        raise ValueError("An amount must be greater than zero.")
+    return value
+
+
+def _dollars(value: Any) -> int:
+    try:
+        return parse_usd(value)
+    except Invalid as error:
+        raise ValueError(error.message) from error
+
+
+def _small_object(value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise ValueError("must be an object")  # noqa: TRY004  pydantic wants ValueError
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    if len(text.encode("utf-8", "surrogatepass")) > _METADATA_MAX_BYTES:
+        raise ValueError(f"must be at most {_METADATA_MAX_BYTES} bytes of JSON")
+    return text
+
+
+def _storable(value: str) -> str:
+    # PostgreSQL text holds no NUL, and UTF-8 no lone surrogate.
+    if "\x00" in value or any("\ud800" <= c <= "\udfff" for c in value):
+        raise ValueError("contains characters that cannot be stored")
+    return value
+
+
+MicroOrZero = Annotated[int, BeforeValidator(_amount)]
+Micro = Annotated[int, BeforeValidator(_amount), AfterValidator(_positive)]
+Dollars = Annotated[int, BeforeValidator(_dollars), AfterValidator(_positive)]
+Identifier = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_storable)]
+EntityId = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_storable)]
+Text = Annotated[str, Field(max_length=500), AfterValidator(_storable)]
+Pool = Annotated[str, Field(pattern=_POOL)]
+Key = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_storable)]
+Metadata = Annotated[str | None, BeforeValidator(_small_object)]
+Ticker = Annotated[str, Field(pattern=r"^[A-Za-z0-9]{2,20}$")]

@@ -1,0 +1,120 @@
+"""The bodies and queries of the routes."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from services.api.schemas.fields import (
+    Dollars,
+    EntityId,
+    Identifier,
+    Key,
+    Metadata,
+    Micro,
+    MicroOrZero,
+    Pool,
+    Request,
+    Text,
+    Ticker,
+)
+from shared.models.ledger import ENTRY_TYPES, GENERAL_POOL
+
+EntityType = Literal["agent", "person", "community", "mod", "protocol", "foundation", "commons"]
+EntryType = Annotated[str, Field(pattern=f"^({'|'.join(ENTRY_TYPES)})$")]
+MAX_TOPUP_MICRO = 10_000_000_000
+
+
+class ReserveRequest(Request):
+    """A hold on credits: who, how much, on which pool, for how long."""
+
+    account_id: Identifier | None = None
+    entity_type: EntityType | None = None
+    entity_id: EntityId | None = None
+    estimated_cost_micro: Micro
+    pool_id: Pool = GENERAL_POOL
+    ttl_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = None
+    request_id: Key | None = None
+    description: Text | None = None
+    metadata: Metadata = None
+
+    @model_validator(mode="after")
+    def _names_an_account(self) -> Self:
+        if self.account_id is None and (self.entity_type is None or self.entity_id is None):
+            raise ValueError("accountId, or entityType and entityId, must be given")
+        return self
+
+
+class FinalizeRequest(Request):
+    """The actual cost of a hold; zero is a cost too."""
+
+    reservation_id: Identifier
+    actual_cost_micro: MicroOrZero
+    account_id: Identifier | None = None
+
+
+class ReleaseRequest(Request):
+    """A hold to give back."""
+
+    reservation_id: Identifier
+    account_id: Identifier | None = None
+    reason: Text | None = None
+
+
+class PaymentRequest(Request):
+    """A crypto payment to be made by a member, or by a chat bot for its user."""
+
+    amount_usd: Dollars
+    pay_currency: Ticker
+
+    @model_validator(mode="after")
+    def _within_the_limit(self) -> Self:
+        if self.amount_usd > MAX_TOPUP_MICRO:
+            raise ValueError("Maximum top-up is $10,000")
+        return self
+
+
+class ServicePaymentRequest(PaymentRequest):
+    """The same, from a service that names the account."""
+
+    account_id: Identifier
+
+
+class AccountRequest(Request):
+    """An account to be made for an entity."""
+
+    entity_type: EntityType
+    entity_id: EntityId
+    account_id: Annotated[Identifier, Field(pattern=r"^[A-Za-z0-9._:-]+$")] | None = None
+
+
+class MintRequest(Request):
+    """Credits that an admin gives; ``paymentId`` names the payment that they stand for."""
+
+    amount_micro: Micro
+    source_type: Literal["grant", "deposit"] = "grant"
+    description: Text | None = None
+    pool_id: Pool = GENERAL_POOL
+    payment_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
+
+
+class BalanceQuery(Request):
+    """Which pool's view of the balance is wanted."""
+
+    pool_id: Pool = GENERAL_POOL
+
+
+class HistoryQuery(Request):
+    """Which entries are wanted, and which page of them."""
+
+    pool_id: Pool | None = None
+    entry_type: EntryType | None = None
+    limit: Annotated[int, Field(ge=1, le=100, strict=False)] = 50
+    offset: Annotated[int, Field(ge=0, le=1_000_000, strict=False)] = 0
+    cursor: Annotated[str, Field(max_length=200)] | None = None
+
+
+class PageQuery(Request):
+    """A page of a list in the order of its ids."""
+
+    limit: Annotated[int, Field(ge=1, le=100, strict=False)] = 50
+    cursor: Identifier | None = None

@@ -1,0 +1,70 @@
+"""The application factory of the webhook receiver: its own app and process."""
+
+import time
+
+import structlog
+from flask import Flask, Response, g, json, request
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from sqlalchemy import text
+from werkzeug.exceptions import HTTPException
+
+from services.webhooks.routes import routes
+from shared.config import WebhookSettings
+from shared.database import Database
+from shared.errors import Unavailable
+from shared.observability import REQUEST_SECONDS, REQUESTS
+
+log = structlog.get_logger()
+
+
+def create_app(settings: WebhookSettings, database: Database) -> Flask:
+    """Build the receiver on *database*; it opens no connection yet."""
+    app = Flask("arrakis-webhooks", static_folder=None)
+    app.extensions["settings"] = settings
+    app.extensions["database"] = database
+    app.register_blueprint(routes)
+    app.add_url_rule("/health", "health", lambda: _health(database))
+    app.add_url_rule("/metrics", "metrics", _metrics)
+    app.before_request(_begin)
+    app.after_request(_end)
+    app.register_error_handler(HTTPException, _answer_http)
+    app.register_error_handler(Exception, _answer_bug)
+    return app
+
+
+def _health(database: Database) -> Response:
+    try:
+        with database.reading() as tx:
+            tx.scalar(text("SELECT 1 FROM webhook_events LIMIT 1"))
+    except Unavailable as error:
+        return _json(503, {"status": "unavailable", "database": error.message})
+    return _json(200, {"status": "ok", "database": "ok"})
+
+
+def _metrics() -> Response:
+    return Response(generate_latest(), content_type=CONTENT_TYPE_LATEST)
+
+
+def _begin() -> None:
+    g.started = time.perf_counter()
+
+
+def _end(response: Response) -> Response:
+    route = request.url_rule.rule if request.url_rule else "unknown"
+    REQUESTS.labels("webhooks", route, response.status_code).inc()
+    REQUEST_SECONDS.labels("webhooks", route).observe(time.perf_counter() - g.started)
+    return response
+
+
+def _answer_http(error: HTTPException) -> Response:
+    code = (error.name or "error").lower().replace(" ", "_")
+    return _json(error.code or 500, {"error": error.name, "code": code})
+
+
+def _answer_bug(error: Exception) -> Response:
+    log.error("request_failed", exc_info=error)
+    return _json(503, {"error": "Service Unavailable", "code": "internal_error"})
+
+
+def _json(status: int, body: dict[str, object]) -> Response:
+    return Response(json.dumps(body), status, mimetype="application/json")

@@ -1,0 +1,16 @@
+"""The receiver's process: granian serves ``app``."""
+
+from services.webhooks.app import create_app
+from shared.config import WebhookSettings, load_settings
+from shared.database import Database
+from shared.messaging import Publisher, make_celery
+from shared.observability import configure_logging
+
+settings = load_settings(WebhookSettings)
+configure_logging("webhooks", settings.arrakis_log_level)
+database = Database(
+    settings.database_url,
+    pool_size=settings.arrakis_database_pool,
+    publish=Publisher(make_celery(settings.redis_url)),
+)
+app = create_app(settings, database)

@@ -1,0 +1,94 @@
+"""The workers' application: one place that runs every kind of work, hinted or polled."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+from celery import Celery, signals
+
+from shared.database import Database
+from shared.errors import Unavailable
+from shared.ledger import sweeps
+from shared.ledger.terms import TermsCache
+from shared.messaging import TaskName
+from shared.observability import TASKS
+from shared.payments import intake
+
+log = structlog.get_logger()
+_POLL_SECONDS = 2.0
+_ROUNDS_MAX = 20
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the tasks work with. Each function does one bounded batch and returns its size."""
+
+    database: Database
+    terms: TermsCache
+
+    def batches(self) -> dict[TaskName, Callable[[], int]]:
+        """Return the batch function of every kind of work."""
+        database, terms = self.database, self.terms
+        return {
+            TaskName.DRAIN_WEBHOOKS: lambda: intake.drain(database, terms),
+            TaskName.RETRY_DEAD_LETTERS: lambda: intake.retry_parked(database),
+            TaskName.EXPIRE_HOLDS: lambda: sweeps.expire_holds(database, terms),
+            TaskName.EXPIRE_LOTS: lambda: sweeps.expire_lots(database, terms),
+            TaskName.ROLL_UP_REVENUE: lambda: sweeps.roll_up_revenue(database),
+            TaskName.SWEEP_KEYS: lambda: sweeps.sweep_idempotency_keys(database),
+        }
+
+    def run(self, name: TaskName) -> int:
+        """Do all the work of one kind that is due, a bounded number of batches; return its size.
+
+        A database that is away is no failure of the work: the rows wait for the next wake-up.
+        """
+        batch = self.batches()[name]
+        total = 0
+        try:
+            for _ in range(_ROUNDS_MAX):
+                done = batch()
+                total += done
+                if done == 0:
+                    break
+        except Unavailable as error:
+            TASKS.labels(name.value, "unavailable").inc()
+            log.warning("work_unavailable", task=name.value, reason=error.message)
+        else:
+            TASKS.labels(name.value, "ok").inc()
+            if total:
+                log.info("work_done", task=name.value, items=total)
+        return total
+
+
+def install(app: Celery, work: Work) -> None:
+    """Give *app* a task for each kind of work, and a thread that polls without Redis."""
+    for name in TaskName:
+        app.task(name=name.value)(_task(work, name))
+    signals.worker_init.connect(lambda sender, **_: _start_polling(sender, work), weak=False)
+
+
+def _task(work: Work, name: TaskName) -> Callable[[], None]:
+    def run() -> None:
+        work.run(name)
+
+    return run
+
+
+def _start_polling(worker: object, work: Work) -> None:
+    """Poll the rows of this worker's queues, so that a dead Redis costs time and no work."""
+    queues = set(worker.app.amqp.queues.consume_from)  # type: ignore[attr-defined] # Celery
+    names = [name for name in TaskName if name.queue in queues]
+    stopping = threading.Event()
+
+    def poll() -> None:
+        while not stopping.wait(_POLL_SECONDS):
+            for name in names:
+                try:
+                    work.run(name)
+                except Exception:
+                    log.exception("poll_failed", task=name.value)
+
+    threading.Thread(target=poll, name="poll", daemon=True).start()
+    signals.worker_shutting_down.connect(lambda **_: stopping.set(), weak=False)

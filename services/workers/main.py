@@ -1,0 +1,26 @@
+"""The workers' process, beat's and Flower's: ``celery -A services.workers.main …``."""
+
+from celery import signals
+
+from services.workers.app import Work, install
+from services.workers.schedule import beat_schedule
+from shared.config import WorkerSettings, load_settings
+from shared.database import Database
+from shared.ledger.terms import TermsCache
+from shared.messaging import make_celery
+from shared.observability import configure_logging
+
+settings = load_settings(WorkerSettings)
+database = Database(settings.database_url, pool_size=settings.arrakis_database_pool)
+app = make_celery(settings.redis_url)
+app.conf.beat_schedule = beat_schedule()
+app.set_default()
+terms = TermsCache(database, ceiling_micro=settings.billing_ceiling_micro)
+install(app, Work(database, terms))
+
+
+# A forked child must not share its parent's sockets.
+signals.worker_process_init.connect(lambda **_: database.dispose(), weak=False)
+signals.setup_logging.connect(
+    lambda **_: configure_logging("worker", settings.arrakis_log_level), weak=False
+)

@@ -1,0 +1,27 @@
+"""Beat's schedule: wake-ups for rows that nobody took, and for what time has made due."""
+
+from typing import Any
+
+from shared.messaging import TaskName
+
+# Seconds between two wake-ups. Two beats do no harm: the work itself takes locks.
+EVERY_SECONDS = {
+    TaskName.DRAIN_WEBHOOKS: 2,
+    TaskName.EXPIRE_HOLDS: 10,
+    TaskName.EXPIRE_LOTS: 30,
+    TaskName.ROLL_UP_REVENUE: 10,
+    TaskName.RETRY_DEAD_LETTERS: 15,
+    TaskName.SWEEP_KEYS: 3600,
+}
+
+
+def beat_schedule() -> dict[str, dict[str, Any]]:
+    """Return the schedule; a wake-up that nobody took is void before the next but one."""
+    return {
+        name.value: {
+            "task": name.value,
+            "schedule": seconds,
+            "options": {"queue": name.queue, "expires": 2 * seconds},
+        }
+        for name, seconds in EVERY_SECONDS.items()
+    }

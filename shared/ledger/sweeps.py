@@ -1,0 +1,185 @@
+"""What time does to the ledger: holds and lots run out, revenue is rolled up, old keys go.
+
+Each sweep is bounded, may run twice at once, and leaves the rest to the next tick.
+"""
+
+from collections import defaultdict
+
+from sqlalchemy import bindparam, delete, func, select, text, update
+
+from shared.database import Database, Tx, insert_rows, member_of, update_rows, upsert_rows
+from shared.ids import new_id
+from shared.ledger.book import post
+from shared.ledger.commands import ExpireHold, ExpireLot
+from shared.ledger.terms import TermsCache
+from shared.models.ledger import (
+    GENERAL_POOL,
+    Account,
+    Balance,
+    Entry,
+    IdempotencyKey,
+    Lot,
+    Reservation,
+)
+from shared.models.types import UtcTime
+
+_BATCH = 200
+_REVENUE_BATCH = 2_000
+_KEY_BATCH = 1_000
+
+
+def expire_holds(database: Database, terms: TermsCache) -> int:
+    """End due holds, in one transaction; return how many were found due (W13, W14).
+
+    The holds are found without a lock and decided under it: a finalize that came between wins.
+    """
+    with database.reading() as tx:
+        due = tx.all(_DUE_HOLDS, now=tx.now)
+    if due:
+        with database.transaction() as tx:
+            post(tx, [ExpireHold(row.id) for row in due], terms.current())
+    return len(due)
+
+
+def expire_lots(database: Database, terms: TermsCache) -> int:
+    """Take what is left of due lots, in one transaction; return how many were found due."""
+    with database.reading() as tx:
+        due = tx.all(_DUE_LOTS, now=tx.now)
+    if due:
+        with database.transaction() as tx:
+            post(tx, [ExpireLot(row.account_id, row.id) for row in due], terms.current())
+    return len(due)
+
+
+def roll_up_revenue(database: Database) -> int:
+    """Add posted revenue entries to their receivers' lots and balances; return the charges done.
+
+    The entries were written with the charge; here they become spendable (contract 4.7, W52).
+    One lot a receiver and day holds them.
+    """
+    with database.transaction() as tx:
+        taken = tx.all(_UNPOSTED)
+        if not taken:
+            return 0
+        ids = [row.id for row in taken]
+        totals = _totals(tx, ids)
+        tx.all(_LOCK_ACCOUNTS, ids=sorted(totals))
+        for account_id, amount in sorted(totals.items()):
+            _add_revenue(tx, account_id, amount)
+        tx.run(
+            update(Reservation)
+            .where(member_of(Reservation.id, "ids"))
+            .values(is_revenue_posted=True),
+            ids=ids,
+        )
+    return len(taken)
+
+
+def _totals(tx: Tx, reservation_ids: list[str]) -> dict[str, int]:
+    # From the entries, not from today's configuration: receivers may have changed since.
+    totals: dict[str, int] = defaultdict(int)
+    for row in tx.all(_REVENUE_ENTRIES, ids=reservation_ids):
+        totals[row.account_id] += int(row.amount_micro)
+    return totals
+
+
+def _add_revenue(tx: Tx, account_id: str, amount_micro: int) -> None:
+    source_id = f"revenue-{account_id}-{tx.now:%Y-%m-%d}"
+    lot = tx.first(_LOT_OF_DAY, source_id=source_id)
+    if lot is None:
+        row = {
+            "id": new_id(tx.now),
+            "account_id": account_id,
+            "pool_id": GENERAL_POOL,
+            "source_type": "commons_dividend",
+            "source_id": source_id,
+            "original_micro": amount_micro,
+            "available_micro": amount_micro,
+            "is_open": True,
+            "created_at": tx.now,
+        }
+        insert_rows(tx, Lot.__table__, [row])
+    else:
+        grown = {
+            "id": lot.id,
+            "original_micro": amount_micro,
+            "available_micro": amount_micro,
+            "is_open": True,
+        }
+        update_rows(tx, Lot.__table__, [grown], added=("original_micro", "available_micro"))
+    balance = tx.first(_BALANCE, account_id=account_id)
+    row = {
+        "account_id": account_id,
+        "pool_id": GENERAL_POOL,
+        "available_micro": (balance.available_micro if balance else 0) + amount_micro,
+        "version": (balance.version if balance else 0) + 1,
+        "updated_at": tx.now,
+    }
+    upsert_rows(tx, Balance.__table__, [row], key=("account_id", "pool_id"))
+
+
+def sweep_idempotency_keys(database: Database) -> int:
+    """Delete keys that the runbook's table shows no longer, in bounded batches; return how many.
+
+    Correctness does not rest on them: answers are remembered in ``credit_operations`` for ever.
+    """
+    deleted = 0
+    while True:
+        with database.transaction() as tx:
+            old = select(IdempotencyKey.scope, IdempotencyKey.idempotency_key).where(
+                IdempotencyKey.expires_at < tx.now
+            )
+            rows = tx.all(old.limit(_KEY_BATCH))
+            for row in rows:
+                tx.run(
+                    delete(IdempotencyKey).where(
+                        IdempotencyKey.scope == row.scope,
+                        IdempotencyKey.idempotency_key == row.idempotency_key,
+                        IdempotencyKey.expires_at < tx.now,
+                    )
+                )
+        deleted += len(rows)
+        if len(rows) < _KEY_BATCH:
+            return deleted
+
+
+_NOW = bindparam("now", type_=UtcTime())
+_DUE_HOLDS = (
+    select(Reservation.id)
+    .where(Reservation.status == "pending", Reservation.expires_at <= _NOW)
+    .order_by(Reservation.expires_at)
+    .limit(_BATCH)
+)
+_DUE_LOTS = (
+    select(Lot.id, Lot.account_id)
+    .where(Lot.is_open, Lot.available_micro > 0, Lot.expires_at <= _NOW)
+    .order_by(Lot.expires_at)
+    .limit(_BATCH)
+)
+_UNPOSTED = (
+    select(Reservation.id)
+    .where(~Reservation.is_revenue_posted)
+    .order_by(Reservation.finalized_at)
+    .limit(_REVENUE_BATCH)
+    .with_for_update(skip_locked=True)
+)
+_REVENUE_ENTRIES = (
+    select(Entry.account_id, func.sum(Entry.amount_micro).label("amount_micro"))
+    .where(
+        member_of(Entry.reservation_id, "ids"),
+        Entry.entry_type.in_(("commons_contribution", "revenue_share")),
+    )
+    .group_by(Entry.account_id)
+)
+_LOCK_ACCOUNTS = (
+    select(Account.id)
+    .where(member_of(Account.id, "ids"))
+    .order_by(Account.id)
+    .with_for_update(key_share=True)
+)
+_LOT_OF_DAY = select(Lot.id).where(
+    Lot.source_type == "commons_dividend", Lot.source_id == text(":source_id")
+)
+_BALANCE = select(Balance.available_micro, Balance.version).where(
+    Balance.account_id == text(":account_id"), Balance.pool_id == GENERAL_POOL
+)

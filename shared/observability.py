@@ -1,0 +1,81 @@
+"""Logs and metrics, the same in every process: JSON lines with constant events, and counters."""
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+from prometheus_client import Counter, Histogram
+
+_SECRET_NAMES = re.compile(r"secret|token|password|authorization|signature|api_key", re.IGNORECASE)
+
+REQUESTS = Counter(
+    "arrakis_http_requests_total", "HTTP requests answered.", ["service", "route", "status"]
+)
+REQUEST_SECONDS = Histogram(
+    "arrakis_http_request_seconds",
+    "Time to answer an HTTP request.",
+    ["service", "route"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+TOKENS_REFUSED = Counter(
+    "arrakis_tokens_refused_total",
+    "Bearer tokens refused, by audience and reason.",
+    ["kind", "why"],
+)
+LIMITER_FALLBACKS = Counter(
+    "arrakis_rate_limit_fallbacks_total", "Rate checks counted locally because Redis was away."
+)
+WEBHOOKS = Counter(
+    "arrakis_webhooks_total", "Provider notices by what became of them.", ["provider", "outcome"]
+)
+HINTS = Counter("arrakis_hints_total", "Wake-ups for workers: sent or failed.", ["task", "outcome"])
+OUTCOMES = Counter(
+    "arrakis_ledger_outcomes_total",
+    "Ledger commands by operation and result code.",
+    ["operation", "code"],
+)
+UNCHARGED = Counter(
+    "arrakis_uncharged_micro_total", "Cost above the hold that live mode did not charge (W4)."
+)
+OVERRUNS = Counter("arrakis_overruns_total", "Finalizes above their hold, by mode.", ["mode"])
+TASKS = Counter("arrakis_tasks_total", "Worker tasks run, by outcome.", ["task", "outcome"])
+
+
+def configure_logging(service: str, level: str = "INFO") -> None:
+    """Send every log line of this process, ours and the libraries', as JSON to standard output."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _scrub,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                structlog.processors.JSONRenderer(ensure_ascii=False),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    structlog.contextvars.bind_contextvars(service=service)
+
+
+def _scrub(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for name in event:
+        if _SECRET_NAMES.search(name):
+            event[name] = "***"
+    return event

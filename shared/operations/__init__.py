@@ -1,0 +1,1 @@
+"""What operators need: settings, audit, mints, dead letters, reconciliation, alerts."""

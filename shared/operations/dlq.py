@@ -1,0 +1,111 @@
+"""The dead-letter queue: what failed is tried again after 60, 300 and 1800 s, then reviewed.
+
+The delays are times in rows, with ±10 % jitter, so neither a restart nor Redis forgets them.
+"""
+
+import json
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import bindparam, select, text
+
+from shared.clock import add_seconds
+from shared.database import Tx, insert_rows, update_rows
+from shared.ids import new_id
+from shared.models.operations import DeadLetter
+from shared.models.types import UtcTime
+
+DELAYS_SECONDS = (60, 300, 1800)
+_JITTER = 0.1
+_TABLE = DeadLetter.__table__
+_BATCH = 100
+
+
+def enter(
+    tx: Tx,
+    operation: str,
+    *,
+    subject_id: str,
+    payload: Mapping[str, Any],
+    error: str,
+    needs_person: bool = False,
+) -> str:
+    """Put *subject_id* in the queue, or count its next failure; return the row's status.
+
+    With *needs_person* no retry is tried: no rule can settle it.
+    """
+    known = tx.first(_BY_SUBJECT, operation=operation, subject_id=subject_id)
+    failures = known.retry_count + 1 if known is not None and known.status != "completed" else 0
+    status, next_retry_at = "manual_review", None
+    if not needs_person and failures < len(DELAYS_SECONDS):
+        status = "pending"
+        spread = 1 + random.uniform(-_JITTER, _JITTER)  # noqa: S311  a jitter is no secret
+        next_retry_at = add_seconds(tx.now, DELAYS_SECONDS[failures] * spread)
+    row = {
+        "error_message": error[:500],
+        "retry_count": failures,
+        "status": status,
+        "next_retry_at": next_retry_at,
+        "updated_at": tx.now,
+        "completed_at": None,
+    }
+    if known is not None:
+        update_rows(tx, _TABLE, [{"id": known.id, **row}])
+    else:
+        made = {
+            "id": f"dlq_{new_id(tx.now)}",
+            "operation_type": operation,
+            "subject_id": subject_id,
+            "payload": json.dumps(payload, ensure_ascii=False),
+            "created_at": tx.now,
+        }
+        insert_rows(tx, _TABLE, [{**made, **row}])
+    return status
+
+
+def complete(tx: Tx, operation: str, *, subject_id: str) -> None:
+    """Note that what was in the queue has succeeded; does nothing if it never was there."""
+    known = tx.first(_BY_SUBJECT, operation=operation, subject_id=subject_id)
+    if known is not None and known.status in ("pending", "processing"):
+        row = {
+            "id": known.id,
+            "status": "completed",
+            "next_retry_at": None,
+            "updated_at": tx.now,
+            "completed_at": tx.now,
+        }
+        update_rows(tx, _TABLE, [row])
+
+
+def take_due(tx: Tx, operation: str) -> list[str]:
+    """Mark due rows of *operation* as being processed and return their subjects."""
+    rows = tx.all(_DUE, operation=operation, now=tx.now)
+    update_rows(
+        tx,
+        _TABLE,
+        [{"id": r.id, "status": "processing", "updated_at": tx.now} for r in rows],
+    )
+    return [row.subject_id for row in rows]
+
+
+_BY_SUBJECT = (
+    select(DeadLetter.id, DeadLetter.status, DeadLetter.retry_count)
+    .where(
+        DeadLetter.operation_type == text(":operation"),
+        DeadLetter.subject_id == text(":subject_id"),
+    )
+    .with_for_update()
+)
+_DUE = (
+    select(DeadLetter.id, DeadLetter.subject_id)
+    .where(
+        DeadLetter.status == "pending",
+        DeadLetter.operation_type == text(":operation"),
+        DeadLetter.next_retry_at <= bindparam("now", type_=UtcTime()),
+        DeadLetter.subject_id.is_not(None),
+    )
+    .order_by(DeadLetter.created_at)
+    .limit(_BATCH)
+    .with_for_update(skip_locked=True)
+)

@@ -1,0 +1,1 @@
+"""Payments: creating them at a provider, moving them through their states, crediting them once."""

@@ -1,0 +1,187 @@
+"""Create a payment: claim (a row of ours) → call (the provider) → record (what it said).
+
+The row comes first, so an order is never sent twice, whatever happens to the answer.
+"""
+
+import json
+from typing import Any
+
+import structlog
+from sqlalchemy import select, text
+
+from shared.clock import add_seconds, to_wire
+from shared.database import Database, Tx, insert_rows, update_rows
+from shared.errors import Conflict, Invalid, NotFound, Unavailable
+from shared.ids import new_id
+from shared.ledger.queries import require_account
+from shared.models.payments import CryptoPayment
+from shared.money import parse_coin, usd_text
+from shared.payments.providers.nowpayments import CreatedPayment, NowPayments, OutcomeUnknown
+
+log = structlog.get_logger()
+_DEFAULT_EXPIRY_SECONDS = 7 * 86_400
+_TABLE = CryptoPayment.__table__
+
+
+def create_payment(
+    database: Database,
+    provider: NowPayments,
+    *,
+    account_id: str,
+    amount_micro: int,
+    pay_currency: str,
+    idempotency_key: str | None = None,
+) -> tuple[dict[str, Any], bool]:
+    """Create a payment into *account_id* and return it, and whether it is an earlier one.
+
+    Raises NotFound for an unknown account, Conflict for a key used with other content, Invalid
+    if the provider refuses, Unavailable if it is away or its answer was lost; in the last case
+    the payment stays ``creating`` and is not sent again.
+    """
+    fingerprint = json.dumps([amount_micro, pay_currency])
+    with database.transaction() as tx:
+        require_account(tx, account_id)
+        payment_id, is_new = _claim(
+            tx,
+            account_id=account_id,
+            amount_micro=amount_micro,
+            pay_currency=pay_currency,
+            idempotency_key=idempotency_key,
+            fingerprint=fingerprint,
+        )
+        if not is_new:
+            return _replay(tx, payment_id), True
+    try:
+        created = provider.create_payment(
+            order_id=payment_id,
+            amount_micro=amount_micro,
+            pay_currency=pay_currency,
+            description=f"Credits for {account_id}",
+        )
+    except OutcomeUnknown as unknown:
+        log.warning("payment_outcome_unknown", payment_id=payment_id, reason=unknown.message)
+        unknown.details = {"paymentId": payment_id}
+        raise
+    except (Invalid, Unavailable) as refusal:
+        with database.transaction() as tx:
+            _record_refusal(tx, payment_id, refusal.message)
+        raise
+    with database.transaction() as tx:
+        _record(tx, payment_id, created)
+        return show_payment(tx, payment_id), False
+
+
+def _claim(
+    tx: Tx,
+    *,
+    account_id: str,
+    amount_micro: int,
+    pay_currency: str,
+    idempotency_key: str | None,
+    fingerprint: str,
+) -> tuple[str, bool]:
+    if idempotency_key is not None:
+        earlier = tx.first(_BY_KEY, account_id=account_id, key=idempotency_key)
+        if earlier is not None:
+            if earlier.request_fingerprint != fingerprint:
+                raise Conflict(
+                    "This idempotency key was used for a payment with other content.",
+                    code="idempotency_conflict",
+                )
+            return earlier.id, False
+    payment_id = f"cp_{new_id(tx.now)}"
+    row = {
+        "id": payment_id,
+        "provider": "nowpayments",
+        "account_id": account_id,
+        "order_id": payment_id,
+        "price_amount": parse_coin(usd_text(amount_micro)),
+        "price_currency": "usd",
+        "pay_currency": pay_currency,
+        "status": "creating",
+        "idempotency_key": idempotency_key,
+        "request_fingerprint": fingerprint,
+        "created_at": tx.now,
+        "updated_at": tx.now,
+    }
+    insert_rows(tx, _TABLE, [row])
+    return payment_id, True
+
+
+def _replay(tx: Tx, payment_id: str) -> dict[str, Any]:
+    shown = show_payment(tx, payment_id)
+    if shown["status"] == "creating":
+        raise OutcomeUnknown(
+            "The provider's answer to this payment is not known yet.",
+            details={"paymentId": payment_id},
+            retry_after_seconds=30,
+        )
+    return shown
+
+
+def _record(tx: Tx, payment_id: str, created: CreatedPayment) -> None:
+    # A notice may have been faster than this answer: then the state is further on already.
+    known = tx.scalar(_STATUS, id=payment_id)
+    row = {
+        "id": payment_id,
+        "provider_payment_id": created.provider_payment_id,
+        "status": "waiting" if known == "creating" else known,
+        "pay_address": created.pay_address,
+        "pay_amount": created.pay_amount,
+        "pay_currency": created.pay_currency,
+        "raw_payload": created.raw,
+        "expires_at": created.expires_at or add_seconds(tx.now, _DEFAULT_EXPIRY_SECONDS),
+        "updated_at": tx.now,
+    }
+    update_rows(tx, _TABLE, [row])
+
+
+def _record_refusal(tx: Tx, payment_id: str, reason: str) -> None:
+    # No address exists for it, so no money can arrive; the id is ours to tell it apart.
+    row = {
+        "id": payment_id,
+        "provider_payment_id": f"refused-{payment_id}",
+        "status": "failed",
+        "review_reason": reason,
+        "updated_at": tx.now,
+    }
+    update_rows(tx, _TABLE, [row])
+
+
+def show_payment(tx: Tx, payment_id: str, *, account_id: str | None = None) -> dict[str, Any]:
+    """Return a payment as callers see it, by our id or the provider's.
+
+    Raises NotFound (``payment_not_found``), also for a payment of another account.
+    """
+    row = tx.first(_BY_ID, id=payment_id)
+    if row is None or (account_id is not None and row.account_id != account_id):
+        raise NotFound("Payment not found.", code="payment_not_found")
+    return {
+        "paymentId": row.id,
+        "providerPaymentId": row.provider_payment_id,
+        "accountId": row.account_id,
+        "status": row.status,
+        "priceAmount": f"{row.price_amount:.2f}" if row.price_amount is not None else None,
+        "priceCurrency": row.price_currency,
+        "payAddress": row.pay_address,
+        "payAmount": f"{row.pay_amount:f}" if row.pay_amount is not None else None,
+        "payCurrency": row.pay_currency,
+        "actuallyPaid": f"{row.actually_paid:f}" if row.actually_paid is not None else None,
+        "creditedMicro": str(row.amount_usd_micro) if row.lot_id else None,
+        "lotId": row.lot_id,
+        "reviewReason": row.review_reason,
+        "createdAt": to_wire(row.created_at),
+        "expiresAt": to_wire(row.expires_at) if row.expires_at else None,
+        "finishedAt": to_wire(row.finished_at) if row.finished_at else None,
+    }
+
+
+_BY_ID = (
+    select(*_TABLE.c)
+    .where((CryptoPayment.id == text(":id")) | (CryptoPayment.provider_payment_id == text(":id")))
+    .order_by(CryptoPayment.provider)
+)
+_BY_KEY = select(CryptoPayment.id, CryptoPayment.request_fingerprint).where(
+    CryptoPayment.account_id == text(":account_id"), CryptoPayment.idempotency_key == text(":key")
+)
+_STATUS = select(CryptoPayment.status).where(CryptoPayment.id == text(":id")).with_for_update()

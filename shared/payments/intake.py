@@ -1,0 +1,329 @@
+"""Intake: stored notices move payments through their states and credit them, many at a time.
+
+One transaction carries the payment's row, its credit, and the notice's end, fenced by the lease
+on the notice: so a notice can be delivered, claimed or crash twice and still credits once.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from sqlalchemy import or_, select, update
+
+from shared import jobs
+from shared.database import Database, Tx, insert_rows, member_of, patiently, update_rows
+from shared.errors import Invalid
+from shared.ids import new_id
+from shared.ledger.book import post
+from shared.ledger.commands import Mint, Outcome
+from shared.ledger.terms import Terms, TermsCache
+from shared.models.payments import CryptoPayment, WebhookEvent
+from shared.money import CoinAmount, parse_coin
+from shared.observability import WEBHOOKS
+from shared.operations import dlq
+from shared.payments import crediting
+from shared.payments.states import Move, decide
+
+log = structlog.get_logger()
+BATCH = 100
+_ATTEMPTS_MAX = 8
+_TEXT_MAX = 255
+_TABLE = CryptoPayment.__table__
+
+
+@dataclass
+class Payment:
+    """A payment's row as this batch changes it."""
+
+    row: dict[str, Any]
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, column: str) -> Any:
+        return self.changes.get(column, self.row[column])
+
+
+@dataclass
+class Step:
+    """What one notice leads to."""
+
+    event: Any
+    outcome: str
+    payment: Payment | None = None
+    mint: Mint | None = None
+    dead_letter: tuple[str, str] | None = None
+    needs_person: bool = True
+
+
+def drain(database: Database, terms: TermsCache) -> int:
+    """Work off one batch of due notices; return how many were taken."""
+    held = jobs.claim(database, WebhookEvent, limit=BATCH)
+    if not held.ids:
+        return 0
+    try:
+        _work(database, terms.current(), held, held.ids)
+    except Exception:
+        log.warning("intake_batch_failed", events=len(held.ids), exc_info=True)
+        for event_id in held.ids:
+            _work_alone(database, terms.current(), held, event_id)
+    return len(held.ids)
+
+
+def _work_alone(database: Database, terms: Terms, held: jobs.Claim, event_id: str) -> None:
+    try:
+        _work(database, terms, held, [event_id])
+    except Exception as error:
+        log.exception("intake_failed", event_id=event_id)
+        with database.transaction() as tx:
+            for event in jobs.held_rows(tx, WebhookEvent, held, [event_id]):
+                if event.attempts < _ATTEMPTS_MAX:
+                    jobs.put_off(
+                        tx, WebhookEvent, event.id, attempts=event.attempts, error=repr(error)
+                    )
+                else:
+                    _park(tx, event, repr(error))
+
+
+def _work(database: Database, terms: Terms, held: jobs.Claim, ids: list[str]) -> None:
+    def once() -> list[Step]:
+        with database.transaction() as tx:
+            events = jobs.held_rows(tx, WebhookEvent, held, ids)
+            steps = _plan(tx, events)
+            minting = [step for step in steps if step.mint is not None]
+            outcomes = post(tx, [s.mint for s in minting if s.mint], terms) if minting else []
+            for step, outcome in zip(minting, outcomes, strict=True):
+                _take_credit(tx, step, outcome)
+            _save(tx, steps)
+            return steps
+
+    for step in patiently(once):
+        WEBHOOKS.labels(step.event.provider, step.outcome).inc()
+        log.info(
+            "notice_processed",
+            event_id=step.event.id,
+            provider_payment_id=step.event.provider_payment_id,
+            status=step.event.status,
+            outcome=step.outcome,
+        )
+
+
+def _plan(tx: Tx, events: Sequence[Any]) -> list[Step]:
+    notices = {event.id: json.loads(event.notice) for event in events}
+    payments = _load_payments(tx, events, notices)
+    steps = []
+    for event in events:
+        notice = notices[event.id]
+        if event.provider_payment_id is None:
+            steps.append(Step(event, "ignored"))  # a withdrawal or custody notice (protocols 1.6)
+            continue
+        payment = payments.get(event.provider_payment_id) or payments.get(_text(notice, "order_id"))
+        parent_id = _text(notice, "parent_payment_id")
+        if parent_id and (payment is None or payment["provider_payment_id"] == parent_id):
+            payment = _repeated_deposit(tx, event, notice, payments.get(parent_id))
+            if payment is not None:
+                payments[event.provider_payment_id] = payment
+        if payment is None:
+            steps.append(
+                Step(
+                    event,
+                    "unknown_payment",
+                    dead_letter=("webhook", "No payment of ours has this id."),
+                    needs_person=False,
+                )
+            )
+            continue
+        steps.append(_step(tx, event, notice, payment))
+    return steps
+
+
+def _load_payments(
+    tx: Tx, events: Sequence[Any], notices: dict[str, dict[str, Any]]
+) -> dict[str, Payment]:
+    named = {event.provider_payment_id for event in events if event.provider_payment_id}
+    orders = set()
+    for notice in notices.values():
+        named.add(_text(notice, "parent_payment_id"))
+        orders.add(_text(notice, "order_id"))
+    found: dict[str, Payment] = {}
+    for row in tx.all(_PAYMENTS, ids=sorted(named - {""}), orders=sorted(orders - {""})):
+        payment = Payment(row._asdict())
+        if row.provider_payment_id is not None:
+            found[row.provider_payment_id] = payment
+        if row.order_id is not None:
+            found.setdefault(row.order_id, payment)
+    return found
+
+
+def _step(tx: Tx, event: Any, notice: dict[str, Any], payment: Payment) -> Step:
+    """Decide what *event* does to *payment*, and note the changes on it."""
+    if payment["provider_payment_id"] is None:  # the notice was faster than the provider's answer
+        payment.changes["provider_payment_id"] = event.provider_payment_id
+    elif payment["provider_payment_id"] != event.provider_payment_id:
+        reason = "The order is ours, but under another payment id."
+        return Step(event, Move.REVIEW.value, payment, dead_letter=("webhook", reason))
+    move = decide(payment["status"], event.status)
+    if move is Move.REVIEW:
+        reason = f"A notice of {event.status!r} reached a payment in {payment['status']!r}."
+        payment.changes |= {"review_reason": reason, "updated_at": tx.now}
+        return Step(event, move.value, payment, dead_letter=("webhook", reason))
+    if move is not Move.APPLY:
+        return Step(event, move.value, payment)
+    payment.changes |= {
+        "status": event.status,
+        "actually_paid": _coin(notice, "actually_paid"),
+        "outcome_amount": _coin(notice, "outcome_amount"),
+        "outcome_currency": _text(notice, "outcome_currency") or None,
+        "raw_payload": event.notice,
+        "updated_at": tx.now,
+    }
+    step = Step(event, move.value, payment)
+    if event.status == "finished":
+        payment.changes["finished_at"] = tx.now
+        _plan_credit(tx, step, payment)
+    elif event.status == "refunded" and payment["lot_id"] is not None:
+        step.dead_letter = ("refund", "The provider refunded a payment that was credited.")
+    return step
+
+
+def _plan_credit(tx: Tx, step: Step, payment: Payment) -> None:
+    if payment["lot_id"] is not None:
+        step.outcome = "already_credited"
+        return
+    amount = crediting.credit_of(
+        status="finished",
+        price_amount=payment["price_amount"],
+        price_currency=payment["price_currency"],
+        parent_id=payment["parent_payment_id"],
+    )
+    if amount is None or payment["account_id"] is None:
+        reason = "No account is known." if amount is not None else "No rule says what it is worth."
+        _review(step, payment, reason)
+        return
+    step.mint = Mint(
+        account_id=payment["account_id"],
+        lot_id=new_id(tx.now),
+        amount_micro=amount,
+        source_type="deposit",
+        source_id=crediting.source_id("nowpayments", payment["provider_payment_id"]),
+        description=f"NOWPayments payment {payment['provider_payment_id']}",
+    )
+
+
+def _take_credit(_tx: Tx, step: Step, outcome: Outcome) -> None:
+    """Note the credit on the payment; a refused one is parked for a person, never dropped."""
+    assert step.mint is not None
+    assert step.payment is not None
+    if outcome.answer is not None:
+        lot_id, amount = outcome.answer["lotId"], step.mint.amount_micro
+        step.payment.changes |= {"lot_id": lot_id, "amount_usd_micro": amount}
+    elif outcome.error is not None and outcome.error.code == "already_credited":
+        # An operator minted for this payment before its notice came (runbook 6).
+        step.payment.changes["lot_id"] = outcome.error.details["lotId"]
+        step.outcome = "already_credited"
+    elif outcome.error is not None:
+        _review(step, step.payment, outcome.error.message)
+
+
+def _review(step: Step, payment: Payment, reason: str) -> None:
+    payment.changes |= {"status": "manual_review", "review_reason": reason}
+    step.outcome = Move.REVIEW.value
+    step.dead_letter = ("deposit", reason)
+
+
+def _repeated_deposit(
+    tx: Tx, event: Any, notice: dict[str, Any], parent: Payment | None
+) -> Payment | None:
+    """Keep a second deposit to a payment's address as a payment of its own (protocols 1.6)."""
+    if parent is None:
+        return None
+    row = dict.fromkeys((column.name for column in _TABLE.c), None) | {
+        "id": f"cp_{new_id(tx.now)}",
+        "provider": event.provider,
+        "provider_payment_id": event.provider_payment_id,
+        "parent_payment_id": parent["provider_payment_id"],
+        "account_id": parent["account_id"],
+        "community_id": parent["community_id"],
+        "price_amount": parent["price_amount"],
+        "price_currency": parent["price_currency"],
+        "pay_currency": _text(notice, "pay_currency") or None,
+        "pay_address": _text(notice, "pay_address") or None,
+        "status": "waiting",
+        "created_at": tx.now,
+        "updated_at": tx.now,
+    }
+    insert_rows(tx, _TABLE, [row])
+    return Payment(row)
+
+
+def _save(tx: Tx, steps: Sequence[Step]) -> None:
+    changed = {id(s.payment): s.payment for s in steps if s.payment and s.payment.changes}
+    for payment in changed.values():  # payments differ in what changes, so each is its own write
+        update_rows(tx, _TABLE, [{"id": payment.row["id"], **payment.changes}])
+    for step in steps:
+        if step.dead_letter is None:
+            dlq.complete(tx, "webhook", subject_id=step.event.id)
+            values = jobs.finished(tx.now, outcome=step.outcome)
+            tx.run(update(WebhookEvent).where(WebhookEvent.id == step.event.id).values(**values))
+            continue
+        operation, reason = step.dead_letter
+        _park(tx, step.event, reason, operation=operation, needs_person=step.needs_person)
+
+
+def _park(
+    tx: Tx, event: Any, reason: str, *, operation: str = "webhook", needs_person: bool = True
+) -> None:
+    """Put *event* aside and into the dead-letter queue, from where it comes back or is reviewed."""
+    subject = event.id if operation == "webhook" else event.provider_payment_id
+    payload = {"eventId": event.id, "providerPaymentId": event.provider_payment_id}
+    dlq.enter(
+        tx,
+        operation,
+        subject_id=subject,
+        payload=payload,
+        error=reason,
+        needs_person=needs_person,
+    )
+    values = {"state": "parked", "lease_until": None, "lease_token": None, "last_error": reason}
+    tx.run(update(WebhookEvent).where(WebhookEvent.id == event.id).values(**values))
+
+
+def retry_parked(database: Database) -> int:
+    """Give notices whose dead letter is due another try; return how many."""
+    with database.transaction() as tx:
+        subjects = dlq.take_due(tx, "webhook")
+        if subjects:
+            again = (
+                update(WebhookEvent)
+                .where(member_of(WebhookEvent.id, "ids"), WebhookEvent.state == "parked")
+                .values(state="new", due_at=tx.now, attempts=0)
+            )
+            tx.run(again, ids=subjects)
+        return len(subjects)
+
+
+def _text(notice: dict[str, Any], name: str) -> str:
+    value = notice.get(name)
+    is_storable = isinstance(value, str) and value.isprintable() and len(value) <= _TEXT_MAX
+    return str(value) if is_storable else ""
+
+
+def _coin(notice: dict[str, Any], name: str) -> CoinAmount | None:
+    try:
+        return parse_coin(notice.get(name))
+    except Invalid:
+        return None
+
+
+_PAYMENTS = (
+    select(*_TABLE.c)
+    .where(
+        CryptoPayment.provider == "nowpayments",
+        or_(
+            member_of(CryptoPayment.provider_payment_id, "ids"),
+            member_of(CryptoPayment.order_id, "orders"),
+        ),
+    )
+    .order_by(CryptoPayment.id)
+    .with_for_update()
+)

@@ -1,0 +1,144 @@
+"""NOWPayments' REST API, as far as we use it (protocols 1.1 to 1.4).
+
+Ids and amounts may come as text or numbers; amounts are exact decimals, never floats.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import requests
+
+from shared.errors import Invalid, Unavailable
+from shared.money import CoinAmount, parse_coin, usd_text
+
+_CONNECT_SECONDS, _READ_SECONDS = 3.05, 20.0
+_BAD_REQUEST, _SERVER_FAULT, _CREATED = 400, 500, 201
+
+
+class OutcomeUnknown(Unavailable):
+    """The provider may or may not have done it: never success, never failure."""
+
+    code = "payment_outcome_unknown"
+
+
+@dataclass(frozen=True)
+class CreatedPayment:
+    """What the provider answers to a new payment."""
+
+    provider_payment_id: str
+    status: str
+    pay_address: str
+    pay_amount: CoinAmount
+    pay_currency: str
+    expires_at: datetime | None
+    raw: str
+
+
+class NowPayments:
+    """A client of one merchant's account; safe to share between threads."""
+
+    def __init__(self, *, url: str, api_key: str, callback_url: str = "") -> None:
+        self._url = url.rstrip("/")
+        self._api_key = api_key
+        self._callback_url = callback_url
+
+    def create_payment(
+        self, *, order_id: str, amount_micro: int, pay_currency: str, description: str
+    ) -> CreatedPayment:
+        """Create a payment of *amount_micro* in USD, once: there is no key, so never blindly again.
+
+        Raises Invalid (``payment_refused``) if the provider says no, Unavailable
+        (``provider_unavailable``) if it surely did nothing, OutcomeUnknown otherwise.
+        """
+        if not self._api_key:
+            raise Unavailable(
+                "Crypto payments are not configured: NOWPAYMENTS_API_KEY is not set.",
+                code="payments_not_configured",
+                retry_after_seconds=60,
+            )
+        body: dict[str, Any] = {
+            # A JSON number is what they want; usd_text has at most six decimals, so float is exact
+            # enough to print the same digits again.
+            "price_amount": float(usd_text(amount_micro)),
+            "price_currency": "usd",
+            "pay_currency": pay_currency,
+            "order_id": order_id,
+            "order_description": description,
+        }
+        if self._callback_url:
+            body["ipn_callback_url"] = self._callback_url
+        answer = self._post("/payment", body)
+        if answer.status_code == _CREATED:
+            return _read_created(answer)
+        if _BAD_REQUEST <= answer.status_code < _SERVER_FAULT:
+            said = _error_of(answer)
+            raise Invalid(f"The provider refused the payment: {said}", code="payment_refused")
+        raise OutcomeUnknown(f"The provider answered {answer.status_code}.")
+
+    def _post(self, path: str, body: Mapping[str, Any]) -> requests.Response:
+        try:
+            return requests.post(
+                self._url + path,
+                json=body,
+                headers={"x-api-key": self._api_key},
+                timeout=(_CONNECT_SECONDS, _READ_SECONDS),
+                allow_redirects=False,
+            )
+        except requests.ConnectTimeout as error:
+            raise _not_reached() from error
+        except requests.ConnectionError as error:
+            # A refused connection did nothing; a broken one may have.
+            if "NewConnectionError" in repr(error):
+                raise _not_reached() from error
+            raise OutcomeUnknown("The provider broke the connection off.") from error
+        except requests.RequestException as error:
+            raise OutcomeUnknown("The provider did not answer in time.") from error
+
+
+def _not_reached() -> Unavailable:
+    return Unavailable(
+        "The payment provider cannot be reached.",
+        code="provider_unavailable",
+        retry_after_seconds=30,
+    )
+
+
+def _read_created(answer: requests.Response) -> CreatedPayment:
+    try:
+        fields = json.loads(answer.text, parse_float=str, parse_int=str)
+        return CreatedPayment(
+            provider_payment_id=_identifier(fields["payment_id"]),
+            status=str(fields["payment_status"]),
+            pay_address=str(fields["pay_address"]),
+            pay_amount=parse_coin(fields["pay_amount"]),
+            pay_currency=str(fields["pay_currency"]).lower(),
+            expires_at=_moment(fields.get("expiration_estimate_date")),
+            raw=answer.text,
+        )
+    except (ValueError, KeyError, TypeError, Invalid) as error:
+        raise OutcomeUnknown("The provider's answer makes no sense.") from error
+
+
+def _identifier(value: Any) -> str:
+    text = str(value)
+    if not text.isascii() or not text.isdigit() or len(text) > 20:  # noqa: PLR2004  protocols 1.4
+        raise ValueError("a payment id has 1 to 20 digits")
+    return text
+
+
+def _moment(value: Any) -> datetime | None:
+    if not isinstance(value, str):
+        return None
+    moment = datetime.fromisoformat(value)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _error_of(answer: requests.Response) -> str:
+    try:
+        fields = answer.json()
+        return str(fields.get("message") or fields.get("code"))[:200]
+    except (ValueError, AttributeError):
+        return f"status {answer.status_code}"

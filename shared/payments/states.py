@@ -1,0 +1,54 @@
+"""The payment state machine: pure and total, every pair of state and notice has one outcome.
+
+Machine A of behaviour 4, and late deposits: an address may be paid after it expired.
+"""
+
+from enum import Enum
+
+_MONEY_CAME = {"finished"}
+_ON_THE_WAY = {"confirming", "confirmed", "sending"}
+
+ALLOWED: dict[str, frozenset[str]] = {
+    "creating": frozenset(
+        {"waiting", *_ON_THE_WAY, "partially_paid", "finished", "failed", "expired"}
+    ),
+    "waiting": frozenset({*_ON_THE_WAY, "partially_paid", "finished", "failed", "expired"}),
+    "confirming": frozenset({"confirmed", "sending", "partially_paid", "finished", "failed"}),
+    "confirmed": frozenset({"sending", "partially_paid", "finished", "failed"}),
+    "sending": frozenset({"partially_paid", "finished", "failed"}),
+    "partially_paid": frozenset({*_ON_THE_WAY, "finished", "failed", "expired", "refunded"}),
+    "finished": frozenset({"refunded"}),
+    "expired": frozenset({"partially_paid", "finished", "refunded"}),
+    "failed": frozenset(),
+    "refunded": frozenset(),
+    "manual_review": frozenset(),
+}
+STATUS_WORDS = frozenset(
+    {"waiting", "partially_paid", "finished", "failed", "refunded", "expired", *_ON_THE_WAY}
+)
+
+
+class Move(Enum):
+    """What to do with a notice."""
+
+    APPLY = "applied"
+    DUPLICATE = "duplicate"
+    STALE = "stale"
+    REVIEW = "manual_review"
+
+
+def decide(current: str, incoming: str) -> Move:
+    """Return what a notice of *incoming* means for a payment in *current*.
+
+    Money that arrives where no rule expects it (after failed or refunded), and words that we do
+    not know, are for a person to look at; anything else that does not lead forward is stale.
+    """
+    if incoming not in STATUS_WORDS:
+        return Move.REVIEW
+    if incoming == current:
+        return Move.DUPLICATE
+    if incoming in ALLOWED[current]:
+        return Move.APPLY
+    if incoming in _MONEY_CAME and current in ("failed", "refunded"):
+        return Move.REVIEW
+    return Move.STALE

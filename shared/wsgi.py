@@ -1,0 +1,42 @@
+"""Read a request's body as it came over the wire, before any framework touches it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from shared.errors import Invalid
+
+
+class BodyTooLarge(Invalid):
+    """The body is longer than the route accepts."""
+
+    code = "body_too_large"
+
+
+def read_body(environ: Mapping[str, Any], limit_bytes: int) -> bytes:
+    """Return the whole body, plain or chunked. Raises BodyTooLarge, and Invalid if it is cut off.
+
+    One byte more than the limit is asked for: frameworks cut a chunked body off in silence.
+    """
+    declared = environ.get("CONTENT_LENGTH") or ""
+    if declared:
+        if not declared.isascii() or not declared.isdigit():
+            raise Invalid("Content-Length is not a number.", code="invalid_content_length")
+        if int(declared) > limit_bytes:
+            raise BodyTooLarge(f"The body is longer than {limit_bytes} bytes.")
+    body = _read_up_to(environ["wsgi.input"], int(declared) if declared else limit_bytes + 1)
+    if len(body) > limit_bytes:
+        raise BodyTooLarge(f"The body is longer than {limit_bytes} bytes.")
+    if declared and len(body) != int(declared):
+        raise Invalid("The body is shorter than its Content-Length.", code="body_cut_off")
+    return body
+
+
+def _read_up_to(stream: Any, wanted: int) -> bytes:
+    pieces: list[bytes] = []
+    while wanted > 0:
+        piece = stream.read(wanted)
+        if not piece:
+            break
+        pieces.append(piece)
+        wanted -= len(piece)
+    return b"".join(pieces)
