@@ -1,0 +1,1 @@
+"""The operators' command: thin, one module a noun."""

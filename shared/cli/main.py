@@ -1,0 +1,99 @@
+"""``arrakis``: the operators' command. Exit 0 fine, 1 bad news, 2 wrong use, 3 dependency away."""
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from shared import schema
+from shared.cli import tokens
+from shared.config import OperatorSettings, SettingsError, load_settings
+from shared.database import Database
+from shared.errors import ArrakisError, Unavailable
+from shared.ledger import integrity
+
+_BAD_NEWS, _WRONG_USE, _AWAY = 1, 2, 3
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="arrakis-billing")
+@click.pass_context
+def arrakis(context: click.Context) -> None:
+    """Operate Arrakis Billing: migrate the database, make tokens, check the ledger.
+
+    The database is the one that DATABASE_URL names (default: data/sietch.db).
+    """
+    context.obj = load_settings(OperatorSettings)
+
+
+as_json = click.option("--json", "is_json", is_flag=True, help="Print JSON for scripts.")
+
+
+@arrakis.command()
+@as_json
+@click.pass_obj
+def migrate(settings: OperatorSettings, *, is_json: bool) -> None:
+    """Apply every missing migration; running it again changes nothing."""
+    database = Database(settings.database_url)
+    names = schema.upgrade(database)
+    tell({"applied": names}, is_json=is_json, text=_migrated(names))
+
+
+def _migrated(names: list[str]) -> str:
+    return f"Applied {', '.join(names)}." if names else "Nothing to do: the schema is current."
+
+
+@arrakis.group()
+def ledger() -> None:
+    """Check the ledger."""
+
+
+@ledger.command("verify")
+@as_json
+@click.pass_obj
+def verify(settings: OperatorSettings, *, is_json: bool) -> None:
+    """Check every invariant of the ledger; exit 1 and say where if one does not hold."""
+    database = Database(settings.database_url)
+    with database.reading() as tx:
+        breaches = integrity.verify(tx)
+        sums = integrity.totals(tx)
+    lines = [
+        f"{b.invariant}: {b.place}: expected {b.expected}, found {b.found}" for b in breaches
+    ] or [f"All {len(integrity.INVARIANTS)} invariants hold."]
+    facts = {
+        "invariants": len(integrity.INVARIANTS),
+        "breaches": [vars(breach) for breach in breaches],
+        "totalsMicro": {name: str(value) for name, value in sums.items()},
+    }
+    tell(facts, is_json=is_json, text="\n".join(lines))
+    if breaches:
+        sys.exit(_BAD_NEWS)
+
+
+arrakis.add_command(tokens.token)
+
+
+def tell(facts: Mapping[str, Any], *, is_json: bool, text: str) -> None:
+    """Print *text* for people, or *facts* for scripts."""
+    click.echo(json.dumps(facts, ensure_ascii=False) if is_json else text)
+
+
+def main() -> None:
+    """Run the command; say what is wrong in a sentence, with the exit code that scripts read."""
+    try:
+        arrakis()
+    except SettingsError as error:
+        click.echo(str(error), err=True)
+        sys.exit(_WRONG_USE)
+    except Unavailable as error:
+        click.echo(f"{error.message} ({error.code})", err=True)
+        sys.exit(_AWAY)
+    except ArrakisError as error:
+        click.echo(f"{error.message} ({error.code})", err=True)
+        sys.exit(_BAD_NEWS)
+
+
+if __name__ == "__main__":
+    main()
