@@ -13,7 +13,8 @@ from shared.errors import Unavailable
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 
 
-def _config(database: Database | None = None) -> Config:
+def alembic_config(database: Database | None = None) -> Config:
+    """Return Alembic's configuration for our migrations on *database*."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["database"] = database
@@ -23,18 +24,18 @@ def _config(database: Database | None = None) -> Config:
 def upgrade(database: Database) -> list[str]:
     """Apply every missing migration, each once; return the names of those applied now."""
     before = set(applied(database))
-    command.upgrade(_config(database), "head")
+    command.upgrade(alembic_config(database), "head")
     return [name for name in all_names() if name not in before]
 
 
 def downgrade(database: Database, revision: str) -> None:
     """Undo the migrations after *revision* (``base`` for all). Their tables' data is lost."""
-    command.downgrade(_config(database), revision)
+    command.downgrade(alembic_config(database), revision)
 
 
 def all_names() -> list[str]:
     """Return the names of all migrations, oldest first."""
-    steps = ScriptDirectory.from_config(_config()).walk_revisions()
+    steps = ScriptDirectory.from_config(alembic_config()).walk_revisions()
     return [step.revision for step in reversed(list(steps))]
 
 

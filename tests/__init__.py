@@ -1,0 +1,1 @@
+"""The tests: unit (pure), integration (through the front door, on both databases)."""

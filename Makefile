@@ -1,0 +1,38 @@
+# Every target does its own set-up; `make` alone lists them. Only Python 3.11+, pip and make are needed.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test check lock
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(READY) ## Make the virtual environment from the lock file
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=python3.x"; exit 2; }
+	$(PYTHON) -m venv .venv
+	@echo "Installing the pinned packages (about half a minute) ..."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(READY)
+
+demo: $(READY) ## Tell the story of the system on real servers, checking every figure
+	@$(BIN)/python -m deploy.local.demo
+
+up: $(READY) ## Run everything until Ctrl-C: API 8000, webhooks 8001, Flower 5555
+	@$(BIN)/python -m deploy.local.up
+
+test: $(READY) ## Run all tests, on SQLite and on PostgreSQL
+	@$(BIN)/python -m pytest
+
+check: $(READY) ## Format, lint, types, import contracts, migrations on both databases
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m deploy.local.check_migrations
+
+lock: $(READY) ## Renew requirements.lock from pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --upgrade -o requirements.lock
