@@ -79,4 +79,5 @@ def parse_coin(text: object) -> CoinAmount:
 
 def coin_to_micro(dollars: CoinAmount) -> int:
     """Turn a dollar amount of a provider into micro-USD, rounded down: never credit too much."""
-    return int(dollars * MICRO_PER_USD)
+    numerator, denominator = dollars.as_integer_ratio()  # a Decimal product would be rounded
+    return numerator * MICRO_PER_USD // denominator

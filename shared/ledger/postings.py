@@ -74,7 +74,7 @@ def add_entry(
         }
     )
     pool.next_seq += 1
-    pool.is_seq_changed = True
+    pool.is_changed = True
 
 
 def _json(value: Mapping[str, str]) -> str:

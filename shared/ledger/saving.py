@@ -192,6 +192,7 @@ def _save_pools(tx: Tx, book: Book) -> None:
         (account.id, pool_id, pool)
         for account in book.accounts.values()
         for pool_id, pool in account.pools.items()
+        if pool.is_changed
     ]
     upsert_rows(
         tx,
@@ -207,7 +208,6 @@ def _save_pools(tx: Tx, book: Book) -> None:
                 "updated_at": book.now,
             }
             for account_id, pool_id, pool in pools
-            if pool.is_changed
         ],
         key=("account_id", "pool_id"),
     )
@@ -217,7 +217,6 @@ def _save_pools(tx: Tx, book: Book) -> None:
         [
             {"account_id": account_id, "pool_id": pool_id, "next_seq": pool.next_seq}
             for account_id, pool_id, pool in pools
-            if pool.is_seq_changed
         ],
         key=("account_id", "pool_id"),
     )

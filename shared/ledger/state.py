@@ -113,8 +113,8 @@ class PoolState:
     debt_micro: int = 0
     version: int = 0
     next_seq: int = 1
+    # Balance and sequence are written together, so a pool that has entries always has both rows.
     is_changed: bool = False
-    is_seq_changed: bool = False
 
 
 @dataclass(slots=True)
@@ -126,26 +126,27 @@ class AccountState:
     debts: list[DebtState] = field(default_factory=list)
 
     def pool(self, pool_id: str) -> PoolState:
-        """Return the state of *pool_id*, empty if the account never had one."""
+        """Return the state of *pool_id* for changing it, empty if the account never had one."""
         if pool_id not in self.pools:
             self.pools[pool_id] = PoolState()
         return self.pools[pool_id]
 
     def view(self, pool_id: str) -> int:
         """Return what a request on *pool_id* may spend: that pool plus general, less debts."""
-        own = self.pool(pool_id).available_micro
-        return own if pool_id == GENERAL_POOL else own + self.pool(GENERAL_POOL).available_micro
+        return sum(pool.available_micro for pool in self._seen_from(pool_id))
 
     def balance(self, pool_id: str) -> dict[str, str]:
         """Return the balance of the view of *pool_id* as callers see it (contract 4.3)."""
-        pools = {pool_id, GENERAL_POOL}
-        available = self.view(pool_id)
-        reserved = sum(self.pool(name).reserved_micro for name in pools)
+        pools = self._seen_from(pool_id)
         return balance_answer(
-            available_micro=available,
-            reserved_micro=reserved,
-            debt_micro=self.pool(GENERAL_POOL).debt_micro,
+            available_micro=self.view(pool_id),
+            reserved_micro=sum(pool.reserved_micro for pool in pools),
+            debt_micro=sum(pool.debt_micro for pool in pools),
         )
+
+    def _seen_from(self, pool_id: str) -> list[PoolState]:
+        names = {pool_id, GENERAL_POOL}
+        return [self.pools[name] for name in names if name in self.pools]
 
 
 def balance_answer(*, available_micro: int, reserved_micro: int, debt_micro: int) -> dict[str, str]:

@@ -1,0 +1,113 @@
+"""A hold that ran out: its credits come back, and a late finalize is settled within the grace."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.front_door import (
+    balance,
+    hold,
+    ledger,
+    mint,
+    revenue,
+    rows,
+    settings_in_force,
+    settle,
+    snapshot,
+    wait_until_expired,
+)
+from tests.harness import Api, unique
+
+
+@pytest.fixture
+def client(api: Api) -> Api:
+    """The API with a caller of this test's own, so that tests share no rate limit."""
+    return replace(api, subject=unique("caller"))
+
+
+def test_an_expired_hold_gives_its_credits_back_and_is_settled_late_all_the_same(
+    client: Api,
+) -> None:
+    account = client.funded_account(10_000_000)
+    reservation = hold(client, account, 5_000_000, ttlSeconds=1)
+    wait_until_expired(client, reservation)
+    assert balance(client, account) == (10_000_000, 0, 0)
+    done = settle(client, reservation, 3_000_000)
+    assert done.status_code == 200
+    body = done.json()
+    assert body["late"] is True
+    assert (body["finalizedMicro"], body["debtMicro"]) == ("3000000", "0")
+    assert balance(client, account) == (7_000_000, 0, 0)
+    assert ledger(client, account) == [
+        ("deposit", 10_000_000, 0, 10_000_000),
+        ("reserve", -5_000_000, 10_000_000, 5_000_000),
+        ("release", 5_000_000, 5_000_000, 10_000_000),
+        ("finalize", -3_000_000, 10_000_000, 7_000_000),
+    ]
+    assert sum(share for *_, share in revenue(client, reservation)) == 3_000_000
+    again = settle(client, reservation, 3_000_000)
+    assert (again.content, again.headers["Idempotent-Replay"]) == (done.content, "true")
+    assert settle(client, reservation, 3_000_001).status_code == 409
+
+
+def test_a_late_finalize_takes_what_the_lots_have_and_the_rest_becomes_debt(client: Api) -> None:
+    account = client.funded_account(1_000_000)
+    reservation = hold(client, account, 1_000_000, ttlSeconds=1)
+    wait_until_expired(client, reservation)
+    hold(client, account, 600_000)
+    body = settle(client, reservation, 1_000_000).json()
+    assert (body["finalizedMicro"], body["debtMicro"], body["late"]) == ("1000000", "600000", True)
+    assert balance(client, account) == (-600_000, 600_000, 600_000)
+    owed = rows(
+        client,
+        "SELECT debt_micro, source_reservation_id, resolved_at FROM credit_debts"
+        " WHERE account_id = :id",
+        id=account,
+    )
+    assert owed == [(600_000, reservation, None)]
+    refused = client.internal("reserve", {"accountId": account, "estimatedCostMicro": "1"})
+    assert (refused.status_code, refused.json()["balance_micro"]) == (402, "-600000")
+    paid = mint(client, account, 700_000).json()
+    assert (paid["debtPaidMicro"], paid["balance"]["availableMicro"]) == ("600000", "100000")
+
+
+def test_a_late_finalize_is_capped_at_its_hold_in_live(client: Api) -> None:
+    account = client.funded_account(10_000_000)
+    reservation = hold(client, account, 1_000_000, ttlSeconds=1)
+    wait_until_expired(client, reservation)
+    body = settle(client, reservation, 3_000_000).json()
+    assert (body["finalizedMicro"], body["unchargedMicro"]) == ("1000000", "2000000")
+    assert balance(client, account) == (9_000_000, 0, 0)
+
+
+def test_a_finalize_after_the_grace_is_refused_and_charges_nothing(client: Api) -> None:
+    account = client.funded_account(10_000_000)
+    reservation = hold(client, account, 5_000_000, ttlSeconds=1)
+    wait_until_expired(client, reservation)
+    before = snapshot(client, account)
+    with settings_in_force(client, late_finalize_grace_seconds="0"):
+        refused = settle(client, reservation, 3_000_000)
+    assert (refused.status_code, refused.json()["code"]) == (404, "reservation_expired")
+    assert snapshot(client, account) == before
+    assert settle(client, reservation, 3_000_000).json()["late"] is True
+
+
+def test_a_hold_ends_at_its_time_although_no_sweep_has_come_by(client: Api) -> None:
+    account, swept = client.funded_account(), client.funded_account()
+    reservation = hold(client, account, 5_000_000, ttlSeconds=1)
+    marker = hold(client, swept, 1, ttlSeconds=1)  # made later, so it runs out later
+    with settings_in_force(client, late_finalize_grace_seconds="0"):
+        wait_until_expired(client, marker)
+        refused = settle(client, reservation, 3_000_000)
+    assert (refused.status_code, refused.json()["code"]) == (404, "reservation_expired")
+    assert balance(client, account) == (10_000_000, 0, 0)
+
+
+def test_a_release_of_an_expired_hold_moves_nothing_more(client: Api) -> None:
+    account = client.funded_account(10_000_000)
+    reservation = hold(client, account, 4_000_000, ttlSeconds=1)
+    wait_until_expired(client, reservation)
+    before = snapshot(client, account)
+    released = client.internal("release", {"reservationId": reservation})
+    assert released.json() == {"reservationId": reservation, "releasedMicro": "4000000"}
+    assert snapshot(client, account) == before
