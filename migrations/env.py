@@ -5,6 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import context
 
+from shared.clock import system_clock
 from shared.config import database_url_from_environment
 from shared.database import Database
 from shared.models import metadata
@@ -16,11 +17,17 @@ _ADVISORY_LOCK = 4_217_030  # any fixed number: two deploys must not migrate at 
 def note_step(*, ctx: Any, step: Any, **_others: Any) -> None:
     """Keep the runbook's ``migrations`` table: a row for each step that is applied."""
     statement = (
-        "INSERT INTO migrations (name) VALUES (:name) ON CONFLICT DO NOTHING"
+        "INSERT INTO migrations (name, applied_at) VALUES (:name, :now) ON CONFLICT DO NOTHING"
         if step.is_upgrade
         else "DELETE FROM migrations WHERE name = :name"
     )
-    ctx.connection.execute(sa.text(statement), {"name": step.up_revision_id})
+    # The clock, not the transaction's time: the runbook sorts by it, so each step has its own.
+    typed = sa.text(statement)
+    values: dict[str, Any] = {"name": step.up_revision_id}
+    if step.is_upgrade:
+        typed = typed.bindparams(sa.bindparam("now", type_=UtcTime()))
+        values["now"] = system_clock()
+    ctx.connection.execute(typed, values)
 
 
 def compare_type(_context: Any, _inspected: Any, _metadata: Any, _found: Any, wanted: Any) -> Any:

@@ -43,13 +43,30 @@ class Message:
     task: str
 
 
+@dataclass(frozen=True)
+class CachedBalance:
+    """A balance as a transaction leaves it, for a cache to keep until *good_until* at most.
+
+    ``version`` grows with every change, so the later of two is the one with the higher version.
+    """
+
+    account_id: str
+    pool_id: str
+    available_micro: int
+    reserved_micro: int
+    debt_micro: int
+    version: int
+    good_until: datetime | None = None
+
+
 @dataclass
 class Tx:
-    """One open transaction: its connection, its instant, and what to tell the workers after it."""
+    """One open transaction: its connection, its instant, and what others learn after the commit."""
 
     connection: Connection
     now: datetime
     messages: list[Message] = field(default_factory=list)
+    balances: list[CachedBalance] = field(default_factory=list)
 
     def all(self, statement: Executable, **parameters: Any) -> Sequence[Row[Any]]:
         """Return every row of *statement*."""
@@ -71,7 +88,8 @@ class Tx:
 class Database:
     """The engine with the one way to open a transaction. Safe to share between threads.
 
-    *publish* is called with the messages of a transaction once it is committed.
+    Each of *after_commit* is called with a transaction that wrote, once it is committed. What they
+    do may be lost: they must not raise, and nothing may depend on them.
     """
 
     def __init__(
@@ -80,11 +98,11 @@ class Database:
         *,
         clock: Clock = system_clock,
         pool_size: int = 20,
-        publish: Callable[[Sequence[Message]], None] = lambda _messages: None,
+        after_commit: Sequence[Callable[[Tx], None]] = (),
     ) -> None:
         self.engine = _make_engine(url, pool_size)
         self.clock = clock
-        self.publish = publish
+        self._after_commit = tuple(after_commit)
 
     @property
     def is_sqlite(self) -> bool:
@@ -101,8 +119,8 @@ class Database:
         with _translated(), self.engine.begin() as connection:
             tx = Tx(connection, self.clock())
             yield tx
-        if tx.messages:
-            self.publish(tx.messages)
+        for tell in self._after_commit:
+            tell(tx)
 
     @contextmanager
     def reading(self) -> Iterator[Tx]:

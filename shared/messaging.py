@@ -7,14 +7,13 @@ jobs and the sweeps find them (ADR 0005). So neither a slow nor a dead Redis del
 
 import threading
 import time
-from collections.abc import Sequence
 from enum import StrEnum
 
 import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from shared.database import Message
+from shared.database import Tx
 from shared.observability import HINTS
 
 log = structlog.get_logger()
@@ -78,7 +77,7 @@ def make_celery(redis_url: str) -> Celery:
 
 
 class Publisher:
-    """Sends wake-ups from a background thread; give it to ``Database(publish=…)``."""
+    """Sends wake-ups from a background thread; give it to ``Database(after_commit=…)``."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app
@@ -87,10 +86,12 @@ class Publisher:
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def __call__(self, messages: Sequence[Message]) -> None:
-        """Note *messages* for sending and return at once."""
+    def __call__(self, tx: Tx) -> None:
+        """Note what *tx* wants to be woken for, and return at once."""
+        if not tx.messages:
+            return
         with self._lock:
-            self._pending.update(message.task for message in messages)
+            self._pending.update(message.task for message in tx.messages)
             if self._thread is None:  # started late, so that it lives in the process after a fork
                 self._thread = threading.Thread(target=self._send, name="publisher", daemon=True)
                 self._thread.start()

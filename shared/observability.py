@@ -41,6 +41,9 @@ UNCHARGED = Counter(
     "arrakis_uncharged_micro_total", "Cost above the hold that live mode did not charge (W4)."
 )
 OVERRUNS = Counter("arrakis_overruns_total", "Finalizes above their hold, by mode.", ["mode"])
+BALANCE_CACHE = Counter(
+    "arrakis_balance_cache_total", "Reads of the balance cache: hit, miss or away.", ["outcome"]
+)
 TASKS = Counter("arrakis_tasks_total", "Worker tasks run, by outcome.", ["task", "outcome"])
 
 

@@ -14,7 +14,7 @@ TOKEN_SECONDS = 30.0
 TEXT = """
 The billing system is ready.
 
-  API        {api}   ({api}/api/billing/docs)
+  API        {api}
   Webhooks   {webhooks}/api/billing/webhooks/nowpayments
   Flower     {flower}   (user admin; the password is in {data}/local.env)
   Provider   {provider}
@@ -32,22 +32,22 @@ export S2S_TOKEN={s2s}
 export S2S_TOKEN=$({new_s2s})
 
 # an account, and 5 USD for it
-curl -sS "$API/admin/billing/accounts" -H "Authorization: Bearer $ADMIN_TOKEN" \\
+curl -sS -w '\\n' "$API/admin/billing/accounts" -H "Authorization: Bearer $ADMIN_TOKEN" \\
   -H "$JSON" -d '{{"entityType": "community", "entityId": "demo", "accountId": "{account}"}}'
-curl -sS "$API/admin/billing/accounts/$ACCOUNT/mint" -H "Authorization: Bearer $ADMIN_TOKEN" \\
-  -H "Idempotency-Key: mint-$(date +%s)" \\
+curl -sS -w '\\n' "$API/admin/billing/accounts/$ACCOUNT/mint" \\
+  -H "Authorization: Bearer $ADMIN_TOKEN" -H "Idempotency-Key: mint-$(date +%s)" \\
   -H "$JSON" -d '{{"amountMicro": "5000000", "sourceType": "grant", "description": "To try it"}}'
 
 # hold 1 USD, charge 0.40, look
 RESERVATION=$(curl -sS "$API/api/internal/reserve" -H "Authorization: Bearer $S2S_TOKEN" \\
   -H "$JSON" -d '{{"accountId": "{account}", "estimatedCostMicro": "1000000"}}' | tee /dev/stderr |
   {python} -c 'import json, sys; print(json.load(sys.stdin)["reservationId"])')
-curl -sS "$API/api/internal/finalize" -H "Authorization: Bearer $S2S_TOKEN" \\
+curl -sS -w '\\n' "$API/api/internal/finalize" -H "Authorization: Bearer $S2S_TOKEN" \\
   -H "$JSON" -d '{{"reservationId": "'"$RESERVATION"'", "actualCostMicro": "400000"}}'
-curl -sS "$API/api/billing/balance" -H "Authorization: Bearer $MEMBER_TOKEN"
+curl -sS -w '\\n' "$API/api/billing/balance" -H "Authorization: Bearer $MEMBER_TOKEN"
 
 # the operator's command, on this system
-(set -a; . {environment}; cd {root} && {python} -m shared.cli.main status)
+(set -a; . {environment}; cd {root} && {python} -m shared.cli.main ledger verify)
 
 Ctrl-C stops everything.
 """

@@ -300,7 +300,7 @@ def tell(story: Story) -> None:
 
 def main() -> int:
     """Start the system, tell the story, stop the system."""
-    for end in (signal.SIGTERM, signal.SIGHUP):
+    for end in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(end, _interrupt)
     began = time.monotonic()
     ports = free_ports(4)

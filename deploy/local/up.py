@@ -29,8 +29,10 @@ LOOK_SECONDS = 0.5
 
 def serve(stack: Stack, describe: Callable[[Stack], str]) -> int:
     """Start *stack*, print what *describe* says, wait for Ctrl-C or SIGTERM; return the status."""
-    for end in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(end, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)  # a script's `make up &` comes with it ignored
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # unless `nohup make up`
+        signal.signal(signal.SIGHUP, _interrupt)
     try:
         with stack:
             known = stack.pids()

@@ -13,6 +13,7 @@ from shared.observability import TOKENS_REFUSED
 
 LEEWAY_SECONDS = 30
 _TOKEN_MAX_CHARACTERS = 4096
+_SUBJECT_MAX_CHARACTERS = 255
 
 
 class Unauthorized(ArrakisError):
@@ -107,12 +108,18 @@ def _check(policy: TokenPolicy, authorization: str | None) -> Caller:
         raise _Fault("not_yet")
     if not 0 < expires - issued <= policy.max_life_seconds:
         raise _Fault("lifetime")
-    subject = claims.get("sub")
-    if not isinstance(subject, str) or not subject:
-        if policy.needs_subject:
-            raise _Fault("subject")
-        subject = ""
-    return Caller(claims["iss"], subject, _scopes(claims))
+    return Caller(claims["iss"], _subject(policy, claims), _scopes(claims))
+
+
+def _subject(policy: TokenPolicy, claims: Mapping[str, Any]) -> str:
+    subject = claims.get("sub", "")
+    if not subject and not policy.needs_subject:
+        return ""
+    # It becomes a row's text and a counter's name, so it must be storable (NUL, surrogates) too.
+    is_name = isinstance(subject, str) and 0 < len(subject) <= _SUBJECT_MAX_CHARACTERS
+    if not is_name or not subject.isprintable():
+        raise _Fault("subject")
+    return str(subject)
 
 
 def _decode(policy: TokenPolicy, token: str) -> dict[str, Any]:
@@ -134,7 +141,8 @@ def _decode(policy: TokenPolicy, token: str) -> dict[str, Any]:
             )
         except jwt.InvalidSignatureError:
             continue  # it may be signed with the previous key
-        except jwt.PyJWTError as error:
+        except (jwt.PyJWTError, RecursionError, ValueError, OverflowError) as error:
+            # Beside its own errors the library lets through those of nested or infinite JSON.
             raise _Fault(type(error).__name__) from error
     raise _Fault("signature")
 

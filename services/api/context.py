@@ -13,7 +13,7 @@ from services.api.limits import RateLimiter
 from services.api.schemas.fields import Request
 from shared.config import ApiSettings
 from shared.database import Database
-from shared.errors import Forbidden, Invalid, Unavailable
+from shared.errors import Forbidden, Invalid, NotFound, Unavailable
 from shared.ledger.commands import Outcome
 from shared.ledger.executor import Executor
 from shared.ledger.terms import TermsCache
@@ -24,6 +24,7 @@ from shared.wsgi import read_body
 BODY_MAX_BYTES = 1024 * 1024
 _PROTOCOL_LOWEST, _PROTOCOL_BELOW = 6, 9
 _KEY_MAX_CHARACTERS = 255
+_ID_MAX_CHARACTERS = 128
 
 R = TypeVar("R", bound=Request)
 
@@ -62,8 +63,16 @@ def guard(kind: str, limit: RateLimitItem) -> Callable[[], None]:
         g.caller = authenticate(services().policies[kind], request.headers.get("Authorization"))
         who = (kind, g.caller.issuer, g.caller.subject)
         count(limit, *who)
+        _require_ids()
 
     return check
+
+
+def _require_ids() -> None:
+    """Raise NotFound if the path names what can be no id: too long, or not to be stored (NUL)."""
+    for value in (request.view_args or {}).values():
+        if len(value) > _ID_MAX_CHARACTERS or not value.isprintable():
+            raise NotFound("There is nothing of this name.", code="not_found")
 
 
 def require_feature() -> None:
@@ -131,9 +140,10 @@ def idempotency_key(body_key: str | None = None) -> str | None:
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return body_key
-    if not key.strip() or len(key) > _KEY_MAX_CHARACTERS or not key.isprintable():
+    is_plain = key.isascii() and key.isprintable()
+    if not key.strip() or len(key) > _KEY_MAX_CHARACTERS or not is_plain:
         raise Invalid(
-            "Idempotency-Key must be 1 to 255 printable characters.",
+            "Idempotency-Key must be 1 to 255 printable ASCII characters.",
             code="invalid_idempotency_key",
         )
     return key.strip()

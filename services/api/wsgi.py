@@ -12,7 +12,7 @@ configure_logging("api", settings.arrakis_log_level)
 database = Database(
     settings.database_url,
     pool_size=settings.arrakis_database_pool,
-    publish=Publisher(make_celery(settings.redis_url)),
+    after_commit=[Publisher(make_celery(settings.redis_url))],
 )
 # The runbook migrates by starting the application; on PostgreSQL that is an operator's choice.
 if database.is_sqlite if settings.arrakis_auto_migrate is None else settings.arrakis_auto_migrate:

@@ -11,6 +11,6 @@ configure_logging("webhooks", settings.arrakis_log_level)
 database = Database(
     settings.database_url,
     pool_size=settings.arrakis_database_pool,
-    publish=Publisher(make_celery(settings.redis_url)),
+    after_commit=[Publisher(make_celery(settings.redis_url))],
 )
 app = create_app(settings, database)

@@ -98,7 +98,7 @@ class Executor:
 
     def _run(self, batch: list[_Call]) -> None:
         """Run *batch* in one transaction; if that fails, each call alone, so that none hurts
-        another."""
+        another. Once the database does not answer, the rest need not find that out by waiting."""
         if len(batch) > 1:
             try:
                 outcomes = self._post([c for call in batch for c in call.commands])
@@ -110,9 +110,15 @@ class Executor:
                     call.outcomes = outcomes[taken : taken + len(call.commands)]
                     taken += len(call.commands)
                 return
+        away: Unavailable | None = None
         for call in batch:
+            if away is not None:
+                call.error = Unavailable(away.message, code=away.code)
+                continue
             try:
                 call.outcomes = patiently(partial(self._post, call.commands))
+            except Unavailable as error:
+                call.error = away = error
             except BaseException as error:  # noqa: BLE001  it is raised in the caller's thread
                 call.error = error
 

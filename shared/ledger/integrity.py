@@ -11,7 +11,6 @@ from sqlalchemy import text
 from shared.database import Tx
 
 _SAMPLE = 20
-_SYSTEM = "('sys-foundation', 'sys-commons', 'sys-community-pool')"
 
 INVARIANTS: dict[str, str] = {
     "lot_parts": """
@@ -22,24 +21,47 @@ INVARIANTS: dict[str, str] = {
            OR available_micro < 0 OR reserved_micro < 0 OR consumed_micro < 0
            OR expired_micro + clawed_back_micro > consumed_micro""",
     "lots_minus_debts_equal_balances": """
-        SELECT b.account_id AS place, COALESCE(l.available, 0) - COALESCE(d.owed, 0) AS expected,
-               b.available AS found
-        FROM (SELECT account_id, SUM(available_micro) AS available
-              FROM credit_balances GROUP BY account_id) b
-        LEFT JOIN (SELECT account_id, SUM(available_micro) AS available
-                   FROM credit_lots GROUP BY account_id) l ON l.account_id = b.account_id
-        LEFT JOIN (SELECT account_id, SUM(debt_micro) AS owed FROM credit_debts
-                   WHERE resolved_at IS NULL GROUP BY account_id) d ON d.account_id = b.account_id
-        WHERE COALESCE(l.available, 0) - COALESCE(d.owed, 0) <> b.available""",
-    "entries_sum_to_balances": f"""
-        SELECT b.account_id AS place, COALESCE(e.total, 0) AS expected, b.available AS found
-        FROM (SELECT account_id, SUM(available_micro) AS available
-              FROM credit_balances GROUP BY account_id) b
-        LEFT JOIN (SELECT account_id, SUM(amount_micro) AS total FROM credit_ledger
-                   WHERE entry_type NOT IN ('shadow_charge', 'shadow_reserve', 'shadow_finalize')
-                   GROUP BY account_id) e ON e.account_id = b.account_id
-        WHERE b.account_id NOT IN {_SYSTEM} AND COALESCE(e.total, 0) <> b.available""",  # noqa: S608
-    "sequences_without_gaps": f"""
+        SELECT account_id || ' ' || pool_id AS place, SUM(own) AS expected, SUM(cached) AS found
+        FROM (SELECT account_id, pool_id, available_micro AS own, 0 AS cached FROM credit_lots
+              UNION ALL
+              SELECT account_id, 'general', -debt_micro, 0 FROM credit_debts
+              WHERE resolved_at IS NULL
+              UNION ALL
+              SELECT account_id, pool_id, 0, available_micro FROM credit_balances) AS parts
+        GROUP BY account_id, pool_id HAVING SUM(own) <> SUM(cached)""",
+    "lots_reserved_equal_balances": """
+        SELECT account_id || ' ' || pool_id AS place, SUM(own) AS expected, SUM(cached) AS found
+        FROM (SELECT account_id, pool_id, reserved_micro AS own, 0 AS cached FROM credit_lots
+              UNION ALL
+              SELECT account_id, pool_id, 0, reserved_micro FROM credit_balances) AS parts
+        GROUP BY account_id, pool_id HAVING SUM(own) <> SUM(cached)""",
+    "debts_equal_balances": """
+        SELECT account_id AS place, SUM(own) AS expected, SUM(cached) AS found
+        FROM (SELECT account_id, debt_micro AS own, 0 AS cached FROM credit_debts
+              WHERE resolved_at IS NULL
+              UNION ALL
+              SELECT account_id, 0, debt_micro FROM credit_balances) AS parts
+        GROUP BY account_id HAVING SUM(own) <> SUM(cached)""",
+    # Revenue that is written but not yet rolled up belongs to no balance.
+    "entries_sum_to_balances": """
+        SELECT account_id AS place, SUM(entered) AS expected, SUM(cached) AS found
+        FROM (SELECT account_id, amount_micro AS entered, 0 AS cached FROM credit_ledger
+              WHERE entry_type NOT IN ('shadow_charge', 'shadow_reserve', 'shadow_finalize')
+              UNION ALL
+              SELECT account_id, 0, available_micro FROM credit_balances
+              UNION ALL
+              SELECT e.account_id, 0, e.amount_micro FROM credit_ledger e
+              JOIN credit_reservations r ON r.id = e.reservation_id
+              WHERE NOT r.is_revenue_posted
+                AND e.entry_type IN ('commons_contribution', 'revenue_share')) AS parts
+        GROUP BY account_id HAVING SUM(entered) <> SUM(cached)""",
+    "entries_show_balances": """
+        SELECT id AS place, amount_micro AS expected,
+               post_balance_micro - pre_balance_micro AS found
+        FROM credit_ledger
+        WHERE post_balance_micro - pre_balance_micro <> amount_micro
+          AND entry_type NOT IN ('shadow_charge', 'shadow_reserve', 'shadow_finalize')""",
+    "sequences_without_gaps": """
         SELECT s.account_id || ' ' || s.pool_id AS place, s.next_seq - 1 AS expected,
                COALESCE(e.entries, 0) AS found
         FROM credit_account_seq s
@@ -47,8 +69,8 @@ INVARIANTS: dict[str, str] = {
                           MAX(entry_seq) AS last FROM credit_ledger
                    WHERE entry_seq IS NOT NULL GROUP BY account_id, pool_id) e
                ON e.account_id = s.account_id AND e.pool_id = s.pool_id
-        WHERE s.account_id NOT IN {_SYSTEM}
-          AND (COALESCE(e.entries, 0) <> s.next_seq - 1 OR COALESCE(e.last, 0) <> s.next_seq - 1)""",  # noqa: E501, S608
+        WHERE COALESCE(e.entries, 0) <> s.next_seq - 1
+           OR COALESCE(e.last, 0) <> s.next_seq - 1""",
     "holds_equal_reserved": """
         SELECT l.id AS place, COALESCE(h.held, 0) AS expected, l.reserved_micro AS found
         FROM credit_lots l
@@ -81,23 +103,6 @@ INVARIANTS: dict[str, str] = {
         WHERE r.status = 'finalized' AND r.billing_mode <> 'shadow'
         GROUP BY r.id, r.finalized_micro
         HAVING COALESCE(SUM(e.amount_micro), 0) <> r.finalized_micro""",
-    "revenue_rolled_up": f"""
-        SELECT a.id AS place, COALESCE(e.total, 0) AS expected,
-               COALESCE(b.available_micro, 0) + COALESCE(u.waiting, 0) AS found
-        FROM credit_accounts a
-        LEFT JOIN (SELECT account_id, SUM(amount_micro) AS total FROM credit_ledger
-                   WHERE entry_type NOT IN ('shadow_charge', 'shadow_reserve', 'shadow_finalize')
-                   GROUP BY account_id) e ON e.account_id = a.id
-        LEFT JOIN (SELECT account_id, SUM(available_micro) AS available_micro
-                   FROM credit_balances GROUP BY account_id) b ON b.account_id = a.id
-        LEFT JOIN (SELECT e.account_id, SUM(e.amount_micro) AS waiting FROM credit_ledger e
-                   JOIN credit_reservations r ON r.id = e.reservation_id
-                   WHERE NOT r.is_revenue_posted
-                     AND e.entry_type IN ('commons_contribution', 'revenue_share')
-                   GROUP BY e.account_id) u ON u.account_id = a.id
-        WHERE a.id IN {_SYSTEM}
-          AND COALESCE(e.total, 0)
-              <> COALESCE(b.available_micro, 0) + COALESCE(u.waiting, 0)""",  # noqa: S608
     "payments_credited_once": """
         SELECT p.id AS place, p.amount_usd_micro AS expected, l.original_micro AS found
         FROM crypto_payments p JOIN credit_lots l ON l.id = p.lot_id

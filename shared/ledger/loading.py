@@ -6,10 +6,10 @@ row guards its lots, balances, sequences and debts, so those are read after it i
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import and_, bindparam, null, select, text
+from sqlalchemy import and_, bindparam, literal_column, null, select, text
 
 from shared.database import Tx, member_of
 from shared.ledger.commands import Command, ExpireHold, ExpireLot, Finalize, Mint, Release, Reserve
@@ -44,28 +44,45 @@ _MORE_LOTS = 8
 def load(tx: Tx, commands: Sequence[Command]) -> Book:
     """Lock and read all that *commands* need."""
     book = Book(now=tx.now)
-    holds = [c.reservation_id for c in commands if isinstance(c, (Finalize, Release, ExpireHold))]
-    if holds:
-        _load_reservations(tx, book, sorted(set(holds)))
     wanted = {c.account_id for c in commands if isinstance(c, (Mint, Reserve, ExpireLot))}
+    named = {c.reservation_id for c in commands if isinstance(c, (Finalize, Release, ExpireHold))}
+    if named:
+        _load_reservations(book, tx.all(_RESERVATIONS, ids=named))
     wanted |= {r.account_id for r in book.reservations.values()}
     _load_accounts(tx, book, sorted(wanted))
     _load_answers(tx, book, commands)
-    if holds:
-        _load_allocations(tx, book, holds)
+    if named:
+        _load_allocations(tx, book, named)
     lot_ids = [c.lot_id for c in commands if isinstance(c, ExpireLot)]
     if lot_ids:
         _add_lots(book, tx.all(_LOTS_BY_ID, ids=lot_ids))
     minted = [c for c in commands if isinstance(c, Mint)]
     if minted:
         _load_for_mints(tx, book, minted)
-    _load_spendable(tx, book, _needs(book, commands))
+    needs = _needs(book, commands)
+    _load_due_holds(tx, book, {account_id for account_id, _ in needs})
+    _load_spendable(tx, book, needs)
     return book
 
 
-def _load_reservations(tx: Tx, book: Book, ids: Sequence[str]) -> None:
-    for row in tx.all(_RESERVATIONS, ids=ids):
+def _load_reservations(book: Book, rows: Iterable[Any]) -> None:
+    for row in rows:
         book.reservations[row.id] = ReservationState(**row._asdict())
+
+
+def _load_due_holds(tx: Tx, book: Book, account_ids: set[str]) -> None:
+    """Read the holds that are due of accounts that are about to spend, swept or not.
+
+    The account's lock guards them. One that is locked is being settled by a command that waits
+    for this account; to wait for it would be a deadlock, so it is left to that command.
+    """
+    known = [book.accounts[i] for i in account_ids if i in book.accounts]
+    holding = [a.id for a in known if any(pool.reserved_micro for pool in a.pools.values())]
+    if holding:
+        rows = tx.all(_DUE_HOLDS, accounts=holding, now=tx.now)
+        due = [row for row in rows if row.id not in book.reservations]
+        _load_reservations(book, due)
+        _load_allocations(tx, book, [row.id for row in due])
 
 
 def _load_accounts(tx: Tx, book: Book, ids: Sequence[str]) -> None:
@@ -94,8 +111,8 @@ def _load_answers(tx: Tx, book: Book, commands: Iterable[Command]) -> None:
         )
 
 
-def _load_allocations(tx: Tx, book: Book, holds: Sequence[str]) -> None:
-    for row in tx.all(_ALLOCATIONS, ids=holds):
+def _load_allocations(tx: Tx, book: Book, holds: Collection[str]) -> None:
+    for row in tx.all(_ALLOCATIONS, ids=holds) if holds else ():
         values = row._asdict()
         reservation = book.reservations[values.pop("reservation_id")]
         reserved, consumed = values.pop("held_micro"), values.pop("used_micro")
@@ -130,27 +147,34 @@ def _owes(book: Book, account_id: str) -> bool:
     return account is not None and account.pool(GENERAL_POOL).debt_micro > 0
 
 
-def _needs(book: Book, commands: Iterable[Command]) -> dict[tuple[str, str], int]:
-    """Return how much may be taken from each (account, pool) beyond what holds already took."""
+def _needs(book: Book, commands: Sequence[Command]) -> dict[tuple[str, str], int]:
+    """Return how much may be taken from each (account, pool) beyond what holds already took.
+
+    A mint takes nothing, but it answers with a balance, so lots that are due must be read.
+    """
     needs: dict[tuple[str, str], int] = defaultdict(int)
+    reserves = {c.reservation_id: c for c in commands if isinstance(c, Reserve)}
     for command in commands:
-        if isinstance(command, Reserve):
-            account_id, pool_id, amount = command.account_id, command.pool_id, command.amount_micro
-        elif isinstance(command, Finalize) and command.reservation_id in book.reservations:
-            hold = book.reservations[command.reservation_id]
-            account_id, pool_id = hold.account_id, hold.pool_id
+        place: Mint | Reserve | ReservationState | None = None
+        if isinstance(command, Mint):
+            place, amount = command, 0
+        elif isinstance(command, Reserve):
+            place, amount = command, command.amount_micro
+        elif isinstance(command, Finalize):
+            known = book.reservations.get(command.reservation_id)
+            hold = known or reserves.get(command.reservation_id)
             amount = _beyond_hold(hold, command, book)
-        else:
-            continue
-        if amount == 0 or account_id not in book.accounts:
-            continue
-        for pool in {pool_id, GENERAL_POOL}:
-            needs[(account_id, pool)] += amount
+            place = hold if amount else None
+        if place is not None:
+            for pool in {place.pool_id, GENERAL_POOL}:
+                needs[(place.account_id, pool)] += amount
     return needs
 
 
-def _beyond_hold(hold: ReservationState, command: Finalize, book: Book) -> int:
-    if hold.billing_mode == "shadow" or hold.status in ("finalized", "released"):
+def _beyond_hold(hold: ReservationState | Reserve | None, command: Finalize, book: Book) -> int:
+    if isinstance(hold, Reserve):  # of this same batch
+        return max(0, command.actual_cost_micro - hold.amount_micro)
+    if hold is None or hold.billing_mode == "shadow" or hold.status in ("finalized", "released"):
         return 0
     if hold.status == "expired" or hold.expires_at <= book.now:
         return command.actual_cost_micro
@@ -159,26 +183,33 @@ def _beyond_hold(hold: ReservationState, command: Finalize, book: Book) -> int:
 
 
 def _load_spendable(tx: Tx, book: Book, needs: dict[tuple[str, str], int]) -> None:
-    """Read each pool's lots in redemption order until they cover the need, and those now due.
+    """Read each pool's lots in redemption order until they cover the need, and all now due.
 
     An account can have ten thousand lots: only as many are read as are wanted.
     """
     limit = _FIRST_LOTS
     while needs:
-        found: dict[tuple[str, str], int] = defaultdict(int)
-        counts: dict[tuple[str, str], int] = defaultdict(int)
         rows = _spendable_rows(tx, sorted(needs), limit)
-        for row in rows:
-            counts[(row.account_id, row.pool_id)] += 1
-            if row.expires_at is None or row.expires_at > tx.now:
-                found[(row.account_id, row.pool_id)] += row.available_micro
         _add_lots(book, rows)
+        found: dict[tuple[str, str], list[Any]] = defaultdict(list)
+        for row in rows:
+            if row.expires_at is None or row.expires_at > tx.now:
+                found[(row.account_id, row.pool_id)].append(row)
         needs = {
             pair: amount
             for pair, amount in needs.items()
-            if found[pair] < amount and counts[pair] >= limit
+            if not _is_covered(found[pair], amount, limit)
         }
         limit *= _MORE_LOTS
+
+
+def _is_covered(rows: Sequence[Any], amount_micro: int, limit: int) -> bool:
+    """Tell whether *rows*, read with *limit*, are all of a pool or its first up to the amount."""
+    expiring: list[int] = [row.available_micro for row in rows if row.expires_at is not None]
+    lasting: list[int] = [row.available_micro for row in rows if row.expires_at is None]
+    if len(expiring) == limit:  # more may expire, and those come before any that lasts
+        return sum(expiring) >= amount_micro
+    return len(lasting) < limit or sum(expiring + lasting) >= amount_micro
 
 
 def _spendable_rows(tx: Tx, pairs: Sequence[tuple[str, str]], limit: int) -> list[Any]:
@@ -214,6 +245,17 @@ _RESERVATIONS = (
     .where(member_of(Reservation.id, "ids"))
     .order_by(Reservation.id)
     .with_for_update(key_share=True)
+)
+# The sum keeps a planner from walking all that the account ever held.
+_DUE_HOLDS = (
+    select(*(getattr(Reservation, name) for name in RESERVATION_FIELDS))
+    .where(
+        Reservation.status == literal_column("'pending'"),
+        Reservation.expires_at <= bindparam("now", type_=UtcTime()),
+        member_of(Reservation.account_id + literal_column("''"), "accounts"),
+    )
+    .order_by(Reservation.id)
+    .with_for_update(key_share=True, skip_locked=True)
 )
 _ACCOUNTS = (
     select(Account.id)
@@ -262,10 +304,10 @@ _DEBTS = (
     .order_by(Debt.created_at, Debt.id)
 )
 
-# Three short index walks for each pool: lots now due, then those that expire, then the lasting.
+# Three short index walks for each pool: lots now due, those that expire, the lasting ones.
 _BRANCHES = """
     SELECT * FROM (SELECT {columns} FROM credit_lots WHERE {match} AND expires_at <= :now
-     AND available_micro > 0 LIMIT :limit) AS due
+     AND available_micro > 0) AS due
     UNION ALL
     SELECT * FROM (SELECT {columns} FROM credit_lots WHERE {match} AND expires_at > :now
      AND available_micro > 0 ORDER BY expires_at, created_at, id LIMIT :limit) AS expiring

@@ -4,6 +4,7 @@ import base64
 import binascii
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Row, and_, func, or_, select
 
@@ -167,7 +168,7 @@ def _write_cursor(moment: datetime, entry_id: str) -> str:
 def _read_cursor(cursor: str) -> tuple[datetime, str]:
     try:
         moment, _, entry_id = base64.urlsafe_b64decode(cursor.encode()).decode().partition("|")
-        return from_stored(moment), entry_id
+        return from_stored(moment), str(UUID(entry_id))
     except (ValueError, binascii.Error) as error:
         raise Invalid("The cursor is not one of ours.", code="invalid_cursor") from error
 

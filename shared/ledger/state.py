@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from shared.clock import to_wire
 from shared.models.ledger import GENERAL_POOL
 
 _NEVER = datetime(9999, 12, 31, tzinfo=UTC)
@@ -156,6 +157,23 @@ def balance_answer(*, available_micro: int, reserved_micro: int, debt_micro: int
         "reservedMicro": str(reserved_micro),
         "debtMicro": str(debt_micro),
         "settledMicro": str(available_micro + reserved_micro),
+    }
+
+
+def describe_finalize(reservation: ReservationState) -> dict[str, Any]:
+    """Write the answer to a finalize from what the reservation keeps of it, for ever the same."""
+    assert reservation.finalized_at is not None
+    return {
+        "reservationId": reservation.id,
+        "accountId": reservation.account_id,
+        "finalizedMicro": str(reservation.finalized_micro),
+        "releasedMicro": str(reservation.released_micro),
+        "overrunMicro": str(reservation.overrun_micro),
+        "unchargedMicro": str(reservation.uncharged_micro),
+        "debtMicro": str(reservation.debt_micro),
+        "billingMode": reservation.billing_mode,
+        "late": reservation.is_late,
+        "finalizedAt": to_wire(reservation.finalized_at),
     }
 
 

@@ -1,5 +1,6 @@
 """The terms of business that operators set in ``billing_config``; at most seconds old."""
 
+import re
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from shared.money import BPS_WHOLE, MAX_AMOUNT_MICRO
 Mode = Literal["shadow", "soft", "live"]
 
 log = structlog.get_logger()
+_DIGITS = re.compile(r"[0-9]{1,20}")
 _STALE_SECONDS = 1.0  # the contract allows five
 
 
@@ -70,7 +72,7 @@ def read_terms(values: dict[str, str]) -> Terms:
 
 def _whole(values: dict[str, str], key: str, seed: int, lowest: int, highest: int) -> int:
     text = values.get(key, str(seed)).strip()
-    if not text.isascii() or not text.isdigit() or not lowest <= int(text) <= highest:
+    if not _DIGITS.fullmatch(text) or not lowest <= int(text) <= highest:
         raise TermsError(f"{key} is {text!r}, not a whole number from {lowest} to {highest}")
     return int(text)
 

@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Row, select, text
 
 from shared.database import Database, Tx, patiently
-from shared.errors import Forbidden
+from shared.errors import Conflict, Forbidden, Unavailable
 from shared.ledger.book import post
 from shared.ledger.commands import Mint, Outcome
 from shared.ledger.terms import Terms, TermsCache
+from shared.models.ledger import Operation
 from shared.models.operations import ConfigRow
 from shared.operations.audit import Actor, record
 from shared.payments import crediting
@@ -53,7 +55,11 @@ def _mint(database: Database, terms: Terms, actor: Actor, order: MintOrder) -> O
             description=order.description,
             idempotency_key=order.idempotency_key,
         )
-        outcome = _refuse_alone(tx, order) or post(tx, [command], terms)[0]
+        outcome = (
+            _refuse_unsent(payment)
+            or _refuse_alone(tx, command, terms)
+            or post(tx, [command], terms)[0]
+        )
         if outcome.answer is not None and not outcome.is_replay and payment is not None:
             crediting.link_lot(tx, payment.id, command)
         if not outcome.is_replay:
@@ -74,17 +80,45 @@ def _mint(database: Database, terms: Terms, actor: Actor, order: MintOrder) -> O
     return outcome
 
 
-def _refuse_alone(tx: Tx, order: MintOrder) -> Outcome | None:
-    threshold = tx.scalar(_THRESHOLD)
-    if order.amount_micro <= int(threshold or FOUR_EYES_DEFAULT_MICRO):
+def _refuse_unsent(payment: Row[Any] | None) -> Outcome | None:
+    """Refuse a payment that the provider has not named: by what name would it be credited once?"""
+    if payment is None or payment.provider_payment_id is not None:
+        return None
+    return Outcome(
+        error=Conflict(
+            "The provider has not confirmed this payment, so nobody can have paid it.",
+            code="payment_not_confirmed",
+        )
+    )
+
+
+def _refuse_alone(tx: Tx, command: Mint, terms: Terms) -> Outcome | None:
+    """Refuse what one admin may not mint alone.
+
+    What was minted before is only repeated, and an amount above the ceiling is nobody's.
+    """
+    threshold = tx.scalar(_THRESHOLD) or str(FOUR_EYES_DEFAULT_MICRO)
+    if not threshold.isascii() or not threshold.isdigit():
+        raise Unavailable(
+            f"four_eyes_threshold_micro is {threshold!r}, not a whole number.",
+            code="config_invalid",
+        )
+    if not int(threshold) < command.amount_micro <= terms.ceiling_micro:
+        return None
+    if tx.first(_MINTED, account_id=command.account_id, key=command.key) is not None:
         return None
     return Outcome(
         error=Forbidden(
             "A mint of this size needs the approval of a second admin.",
             code="four_eyes_required",
-            details={"thresholdMicro": str(threshold or FOUR_EYES_DEFAULT_MICRO)},
+            details={"thresholdMicro": threshold},
         )
     )
 
 
 _THRESHOLD = select(ConfigRow.value).where(ConfigRow.key == "four_eyes_threshold_micro")
+_MINTED = select(Operation.idempotency_key).where(
+    Operation.account_id == text(":account_id"),
+    Operation.operation == "mint",
+    Operation.idempotency_key == text(":key"),
+)

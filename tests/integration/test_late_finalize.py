@@ -1,9 +1,11 @@
 """A hold that ran out: its credits come back, and a late finalize is settled within the grace."""
 
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 
+from shared.clock import system_clock
 from tests.front_door import (
     balance,
     hold,
@@ -16,7 +18,7 @@ from tests.front_door import (
     snapshot,
     wait_until_expired,
 )
-from tests.harness import Api, unique
+from tests.harness import Api, unique, wait_until
 
 
 @pytest.fixture
@@ -93,14 +95,20 @@ def test_a_finalize_after_the_grace_is_refused_and_charges_nothing(client: Api) 
 
 
 def test_a_hold_ends_at_its_time_although_no_sweep_has_come_by(client: Api) -> None:
-    account, swept = client.funded_account(), client.funded_account()
-    reservation = hold(client, account, 5_000_000, ttlSeconds=1)
-    marker = hold(client, swept, 1, ttlSeconds=1)  # made later, so it runs out later
-    with settings_in_force(client, late_finalize_grace_seconds="0"):
-        wait_until_expired(client, marker)
-        refused = settle(client, reservation, 3_000_000)
-    assert (refused.status_code, refused.json()["code"]) == (404, "reservation_expired")
-    assert balance(client, account) == (10_000_000, 0, 0)
+    account = client.funded_account()
+    body = {"accountId": account, "estimatedCostMicro": "5000000", "ttlSeconds": 1}
+    held = client.internal("reserve", body).json()
+    ends = datetime.fromisoformat(held["expiresAt"]) + timedelta(milliseconds=1)
+    wait_until("the end of the hold", lambda: system_clock() > ends)
+    done = settle(client, held["reservationId"], 3_000_000).json()
+    assert (done["finalizedMicro"], done["late"]) == ("3000000", True)
+    assert [kind for kind, *_ in ledger(client, account)] == [
+        "deposit",
+        "reserve",
+        "release",
+        "finalize",
+    ]
+    assert balance(client, account) == (7_000_000, 0, 0)
 
 
 def test_a_release_of_an_expired_hold_moves_nothing_more(client: Api) -> None:

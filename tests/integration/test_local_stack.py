@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import psutil
 import pytest
@@ -18,35 +17,29 @@ import sqlalchemy
 from deploy.local.lock import PortTakenError, StackBusyError, StackError
 from deploy.local.postgres import PostgresCluster
 from deploy.local.processes import descendants, is_alive, wait_gone
-from deploy.local.ready import http_ready, wait_until
+from deploy.local.ready import http_ready, tcp_ready, wait_until
 from deploy.local.secrets import LENGTHS, local_secrets
-from deploy.local.servers import (
-    free_port,
-    free_ports,
-    pgbench_path,
-    running_postgres,
-    running_redis,
-)
+from deploy.local.servers import pgbench_path, running_postgres, running_redis
 from deploy.local.services import arrakis_stack
-from deploy.local.sockets import port_is_taken
+from deploy.local.sockets import free_port, free_ports, port_is_taken
 from deploy.local.stack import ROOT, Process, Stack
 from deploy.local.tether import spawn
 
-WEB_SERVER = """
-import http.server, sys
-class Hello(http.server.SimpleHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200)
-        self.end_headers()
-http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Hello).serve_forever()
-"""
+PYTHONPATH = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+ENVIRONMENT = {**os.environ, "PYTHONPATH": PYTHONPATH}
 
 
 def stand_in(name="web", stage=0):
     port = free_port()
-    command = [sys.executable, "-c", WEB_SERVER, str(port)]
+    serve = ["-m", "http.server", str(port), "--bind", "127.0.0.1"]
     ready = http_ready(f"http://127.0.0.1:{port}/")
-    return Process(name=name, command=command, port=port, stage=stage, ready=ready)
+    return Process(name=name, command=[sys.executable, *serve], port=port, stage=stage, ready=ready)
+
+
+def granian(name="api"):
+    port = free_port()
+    serve = ["-m", "granian", "--interface", "wsgi", "--port", str(port), "flask:Flask"]
+    return Process(name=name, command=[sys.executable, *serve], port=port, ready=tcp_ready(port))
 
 
 @pytest.fixture
@@ -57,19 +50,14 @@ def linux():
 
 @pytest.fixture
 def owner(tmp_path):
-    """Return a function that runs a script as a process of its own, and returns it once it has
-    printed a line, with that line."""
+    """Return what runs a script as a process of its own, until it has printed a line."""
     started = []
 
     def start(script, *arguments):
         path = tmp_path / "owner.py"
         path.write_text(script)
-        child = subprocess.Popen(
-            [sys.executable, path, *map(str, arguments)],
-            env=python_environment(),
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        command = [sys.executable, path, *map(str, arguments)]
+        child = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
         limit = threading.Timer(30, child.kill)  # then a line that is waited for is empty
         limit.start()
         started.append((child, limit))
@@ -82,16 +70,8 @@ def owner(tmp_path):
         child.communicate()
 
 
-def python_environment():
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return {**os.environ, "PYTHONPATH": path}
-
-
 def eventually(condition):
     assert wait_until(lambda: None if condition() else "no", timeout_seconds=10) is None
-
-
-# Servers
 
 
 def test_a_redis_starts_and_keeps_its_data_over_a_restart_and_a_crash(tmp_path):
@@ -114,8 +94,11 @@ def test_a_redis_starts_and_keeps_its_data_over_a_restart_and_a_crash(tmp_path):
     assert not port_is_taken(port)
 
 
-def test_a_postgres_starts_and_keeps_its_data_over_a_restart_and_a_crash():
-    with running_postgres() as server:
+def test_a_postgres_starts_and_keeps_its_data_over_a_restart_and_a_crash(tmp_path):
+    tmp_path.chmod(0o700)  # nobody, who runs the server of root, cannot walk in
+    with running_postgres(tmp_path) as server:
+        if os.geteuid() == 0:
+            assert psutil.Process(server.pid).username() == "nobody"
         engine = sqlalchemy.create_engine(server.url)
         with engine.begin() as connection:
             assert connection.exec_driver_sql("SHOW server_encoding").scalar() == "UTF8"
@@ -131,21 +114,6 @@ def test_a_postgres_starts_and_keeps_its_data_over_a_restart_and_a_crash():
         family = [psutil.Process(server.pid), *descendants(server.pid)]
     assert not any(is_alive(process) for process in family)
     assert pgbench_path().exists()
-
-
-def test_a_postgres_of_root_runs_as_another_user_even_in_a_folder_that_this_one_cannot_enter(
-    tmp_path,
-):
-    if os.geteuid() != 0:
-        pytest.skip("only for root")
-    tmp_path.chmod(0o700)
-    with running_postgres(tmp_path, fsync=True) as server:
-        assert psutil.Process(server.pid).username() == "nobody"
-        engine = sqlalchemy.create_engine(server.url)
-        with engine.connect() as connection:
-            assert connection.exec_driver_sql("SHOW fsync").scalar() == "on"
-        engine.dispose()
-        assert (tmp_path / "cluster" / "postmaster.pid").exists()
 
 
 def test_a_cluster_below_a_long_path_has_its_socket_in_a_short_one(tmp_path):
@@ -195,10 +163,7 @@ def test_servers_die_with_a_test_run_that_is_killed(tmp_path, owner):
 def test_free_ports_are_different_and_free():
     ports = free_ports(50)
     assert len(set(ports)) == 50
-    assert not any(port_is_taken(port) for port in ports)
-
-
-# What programs leave behind
+    assert not any(map(port_is_taken, ports))
 
 
 def test_a_tethered_process_is_refused_to_a_thread_that_may_end_before_it():
@@ -230,23 +195,9 @@ def test_what_a_program_forks_dies_with_it(tmp_path, method):
         assert wait_gone(children, timeout_seconds=2) == []
 
 
-def granian(tmp_path):
-    (tmp_path / "hello.py").write_text("import flask\napp = flask.Flask(__name__, root_path='/')")
-    port = free_port()
-    options = ["--interface", "wsgi", "--port", str(port), "--working-dir", str(tmp_path)]
-    command = [sys.executable, "-m", "granian", *options, "hello:app"]
-    return Process(name="api", command=command, port=port, ready=answers(port))
-
-
-def answers(port):
-    check = http_ready(f"http://127.0.0.1:{port}/")
-    return lambda: None if "404" in (check() or "404") else "no answer"
-
-
 @pytest.mark.usefixtures("linux")
 def test_a_killed_granian_leaves_no_worker_on_the_port_and_is_restarted(tmp_path):
-    api = granian(tmp_path)
-    with Stack(tmp_path, [api]) as stack:
+    with Stack(tmp_path, [granian()]) as stack:
         pid = stack.pid_of("api")
         workers = descendants(pid)
         assert workers
@@ -262,13 +213,8 @@ def test_a_killed_granian_leaves_no_worker_on_the_port_and_is_restarted(tmp_path
 def test_a_stack_starts_in_stages_and_ends_with_nothing_left(tmp_path):
     first = stand_in("first")
     seen, events = [], []
-    late = Process(
-        name="late",
-        command=["sleep", "60"],
-        stage=1,
-        before=lambda: seen.append(first.ready()),
-        after=lambda: events.append("after"),
-    )
+    hooks = {"before": lambda: seen.append(first.ready()), "after": lambda: events.append("after")}
+    late = Process(name="late", command=["sleep", "60"], stage=1, **hooks)
     echo = ["sh", "-c", "echo $COLOUR $OWN"]
     step = Process(name="step", command=echo, env={"OWN": '50% "o\'k"'}, stage=1, once=True)
     with Stack(tmp_path, [late, step, first], env={"COLOUR": "red; #1"}) as stack:
@@ -370,9 +316,6 @@ def test_kill_9_of_the_owner_or_of_supervisord_leaves_no_process(tmp_path, owner
     assert wait_gone(family, timeout_seconds=15) == []
 
 
-# `make up`
-
-
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_up_says_what_was_restarted_and_stops_all_on_a_signal(tmp_path, owner, end):
     child, line = owner(OWNER_OF_STACK, tmp_path, *free_ports(2))
@@ -392,9 +335,7 @@ def test_up_names_the_variable_of_a_port_that_is_taken_and_refuses_a_second_run(
 
     def second_run(*arguments):
         command = [sys.executable, tmp_path / "owner.py", *map(str, arguments)]
-        return subprocess.run(
-            command, env=python_environment(), capture_output=True, text=True, check=False
-        )
+        return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
     taken = second_run(tmp_path / "other", *ports)
     assert taken.returncode == 2

@@ -21,8 +21,10 @@ from services.api.schemas.requests import (
     MintRequest,
     PageQuery,
 )
+from shared.errors import Conflict
 from shared.ids import new_id
 from shared.ledger import accounts, queries
+from shared.ledger.commands import Outcome
 from shared.operations import mints
 from shared.operations.audit import Actor, record
 
@@ -39,17 +41,28 @@ def _check_scope() -> None:
 def create_account() -> Response:
     """Make an account for an entity: 201, and 200 when it is there already."""
     body = parse_body(AccountRequest)
+    is_new = False
     with services().database.transaction() as tx:
-        account_id, is_new = accounts.create_account(
-            tx,
-            entity_type=body.entity_type,
-            entity_id=body.entity_id,
-            account_id=body.account_id,
-        )
-        if is_new:
-            record(tx, _actor(), "account_create", target_type="account", target_id=account_id)
-        shown = queries.show_account(tx, account_id)
-    return answer(shown, 201 if is_new else 200)
+        try:
+            account_id, is_new = accounts.create_account(
+                tx,
+                entity_type=body.entity_type,
+                entity_id=body.entity_id,
+                account_id=body.account_id,
+            )
+            outcome = Outcome(queries.show_account(tx, account_id))
+        except Conflict as refusal:  # it has changed nothing, but its audit row must be kept
+            account_id, outcome = refusal.details["accountId"], Outcome(error=refusal)
+        if is_new or outcome.error is not None:
+            record(
+                tx,
+                _actor(),
+                "account_create" if is_new else "account_create_refused",
+                target_type="account",
+                target_id=account_id,
+                details={"entityType": body.entity_type, "entityId": body.entity_id},
+            )
+    return answer_outcome("account_create", outcome, 201 if is_new else 200)
 
 
 @routes.get("/accounts")

@@ -50,7 +50,9 @@ def _small_object(value: Any) -> str | None:
         return None
     if not isinstance(value, dict):
         raise ValueError("must be an object")  # noqa: TRY004  pydantic wants ValueError
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    text = json.dumps(
+        value, ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False
+    )
     if len(text.encode("utf-8", "surrogatepass")) > _METADATA_MAX_BYTES:
         raise ValueError(f"must be at most {_METADATA_MAX_BYTES} bytes of JSON")
     return text
