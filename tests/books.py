@@ -157,8 +157,18 @@ def steps(pools: Sequence[str] = ("general", CAMPAIGN)) -> st.SearchStrategy[lis
     one = st.builds(
         Step,
         kind=st.sampled_from(
-            ["mint", "mint", "reserve", "reserve", "reserve", "finalize", "finalize", "release"]
-            + ["expire_hold", "expire_lot"]
+            (
+                "mint",
+                "mint",
+                "reserve",
+                "reserve",
+                "reserve",
+                "finalize",
+                "finalize",
+                "release",
+                "expire_hold",
+                "expire_lot",
+            )
         ),
         amount=st.integers(0, 40),
         number=st.integers(0, 12),

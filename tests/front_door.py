@@ -11,8 +11,11 @@ from urllib.parse import urlsplit
 import requests
 from sqlalchemy import text
 
+from shared.clock import system_clock
+from shared.database import insert_rows
 from shared.ledger import sweeps
 from shared.ledger.terms import TermsCache
+from shared.models.payments import CryptoPayment
 from tests.harness import Api, set_config, unique, wait_until
 
 SEEDED_CEILING_MICRO = 100_000_000_000
@@ -86,6 +89,25 @@ def mint(api: Api, account_id: str, amount_micro: int, **fields: Any) -> request
     )
     assert minted.status_code == 201, minted.text
     return minted
+
+
+def insert_payment(api: Api, account_id: str, **fields: Any) -> str:
+    """Put a payment of $25 into the database and return its id."""
+    row = {
+        "id": unique("cp"),
+        "provider": "nowpayments",
+        "provider_payment_id": unique("np"),
+        "account_id": account_id,
+        "price_currency": "usd",
+        "status": "waiting",
+        "created_at": system_clock(),
+        "updated_at": system_clock(),
+        **fields,
+    }
+    with api.database.transaction() as tx:
+        insert_rows(tx, CryptoPayment.__table__, [row])
+    payment_id: str = row["id"]
+    return payment_id
 
 
 def hold(api: Api, account_id: str, amount_micro: int, **fields: Any) -> str:

@@ -7,10 +7,16 @@ from typing import Any
 import pytest
 import requests
 
-from shared.clock import system_clock
-from shared.database import insert_rows
-from shared.models.payments import CryptoPayment
-from tests.front_door import balance, hold, ledger, mint, rows, settle, snapshot
+from tests.front_door import (
+    balance,
+    hold,
+    insert_payment,
+    ledger,
+    mint,
+    rows,
+    settle,
+    snapshot,
+)
 from tests.harness import Api, set_config, unique
 
 ACCOUNTS = "/admin/billing/accounts"
@@ -54,25 +60,6 @@ def audit(client: Api, target_id: str) -> list[tuple[str, str, dict[str, Any]]]:
 
 def actions(client: Api, target_id: str) -> list[str]:
     return [action for _, action, _ in audit(client, target_id)]
-
-
-def insert_payment(client: Api, account_id: str, **fields: Any) -> str:
-    """Put a payment of $25 into the database and return its id."""
-    row = {
-        "id": unique("cp"),
-        "provider": "nowpayments",
-        "provider_payment_id": unique("np"),
-        "account_id": account_id,
-        "price_currency": "usd",
-        "status": "waiting",
-        "created_at": system_clock(),
-        "updated_at": system_clock(),
-        **fields,
-    }
-    with client.database.transaction() as tx:
-        insert_rows(tx, CryptoPayment.__table__, [row])
-    payment_id: str = row["id"]
-    return payment_id
 
 
 def test_an_account_is_made_once_for_an_entity(client: Api) -> None:
