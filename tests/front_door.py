@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from shared.clock import system_clock
 from shared.database import insert_rows
-from shared.ledger import sweeps
+from shared.ledger import integrity, sweeps
 from shared.ledger.terms import TermsCache
 from shared.models.payments import CryptoPayment
 from tests.harness import Api, set_config, unique, wait_until
@@ -77,6 +77,12 @@ def revenue(api: Api, reservation_id: str) -> list[tuple[str, str, int]]:
             id=reservation_id,
         )
     ]
+
+
+def breaches(api: Api) -> list[integrity.Breach]:
+    """Return what breaks an invariant of the ledger, over all that the tests have done to it."""
+    with api.database.reading() as tx:
+        return integrity.verify(tx)
 
 
 def mint(api: Api, account_id: str, amount_micro: int, **fields: Any) -> requests.Response:

@@ -50,6 +50,7 @@ def upgrade() -> None:
         sa.Column("consumed_micro", MICRO, server_default="0", nullable=False),
         sa.Column("expired_micro", MICRO, server_default="0", nullable=False),
         sa.Column("clawed_back_micro", MICRO, server_default="0", nullable=False),
+        sa.Column("refunded_at", TIME, nullable=True),
         sa.Column("is_open", FLAG, server_default=sa.text("true"), nullable=False),
         sa.Column("expires_at", TIME, nullable=True),
         sa.Column("created_at", TIME, server_default=NOW, nullable=False),

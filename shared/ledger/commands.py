@@ -71,6 +71,30 @@ class Reserve:
 
 
 @dataclass(frozen=True, slots=True)
+class Extend:
+    """Hold *additional_micro* more on a pending hold, and longer if ``ttl_seconds`` says so."""
+
+    reservation_id: str
+    additional_micro: int
+    extension_id: str
+    ttl_seconds: int | None = None
+    account_id: str | None = None
+    idempotency_key: str | None = None
+
+    operation = "extend"
+
+    @property
+    def key(self) -> str:
+        """The caller's key, or the extension's own id."""
+        return self.idempotency_key or self.extension_id
+
+    @property
+    def fingerprint(self) -> str:
+        """The content that a repeat must have."""
+        return _fingerprint(self.reservation_id, self.additional_micro, self.ttl_seconds)
+
+
+@dataclass(frozen=True, slots=True)
 class Finalize:
     """Settle a hold at its actual cost. ``account_id``, if given, must be the hold's."""
 
@@ -117,7 +141,56 @@ class ExpireLot:
     operation = "expire_lot"
 
 
-Command = Mint | Reserve | Finalize | Release | ExpireHold | ExpireLot
+@dataclass(frozen=True, slots=True)
+class Refund:
+    """Take back what a lot gave, because its payment went back to the payer (contract 6).
+
+    ``payment_id`` is kept with the debt. A lot is refunded once; a repeat gets the same answer.
+    """
+
+    account_id: str
+    lot_id: str
+    payment_id: str | None = None
+    description: str | None = None
+
+    operation = "refund"
+
+    @property
+    def key(self) -> str:
+        """The lot itself: it can be refunded once."""
+        return self.lot_id
+
+    @property
+    def fingerprint(self) -> str:
+        """The content that a repeat must have."""
+        return _fingerprint(self.lot_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Adjust:
+    """An operator's correction by *amount_micro*, of either sign, with its *reason*."""
+
+    account_id: str
+    adjustment_id: str
+    amount_micro: int
+    reason: str
+    pool_id: str = GENERAL_POOL
+    idempotency_key: str | None = None
+
+    operation = "adjust"
+
+    @property
+    def key(self) -> str:
+        """The caller's key, or the adjustment's own id."""
+        return self.idempotency_key or self.adjustment_id
+
+    @property
+    def fingerprint(self) -> str:
+        """The content that a repeat must have."""
+        return _fingerprint(self.amount_micro, self.reason, self.pool_id)
+
+
+Command = Mint | Reserve | Extend | Finalize | Release | Refund | Adjust | ExpireHold | ExpireLot
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,18 @@ from typing import Any
 from sqlalchemy import and_, bindparam, literal_column, null, select, text
 
 from shared.database import Tx, member_of
-from shared.ledger.commands import Command, ExpireHold, ExpireLot, Finalize, Mint, Release, Reserve
+from shared.ledger.commands import (
+    Adjust,
+    Command,
+    ExpireHold,
+    ExpireLot,
+    Extend,
+    Finalize,
+    Mint,
+    Refund,
+    Release,
+    Reserve,
+)
 from shared.ledger.saving import LOT_FIELDS, RESERVATION_FIELDS
 from shared.ledger.state import (
     AccountState,
@@ -37,6 +48,9 @@ from shared.models.ledger import (
 )
 from shared.models.types import UtcTime
 
+_OF_ACCOUNTS = (Mint, Reserve, Refund, Adjust, ExpireLot)
+_OF_HOLDS = (Extend, Finalize, Release, ExpireHold)
+_KEYED = (Mint, Reserve, Extend, Refund, Adjust)
 _FIRST_LOTS = 16
 _MORE_LOTS = 8
 
@@ -44,8 +58,8 @@ _MORE_LOTS = 8
 def load(tx: Tx, commands: Sequence[Command]) -> Book:
     """Lock and read all that *commands* need."""
     book = Book(now=tx.now)
-    wanted = {c.account_id for c in commands if isinstance(c, (Mint, Reserve, ExpireLot))}
-    named = {c.reservation_id for c in commands if isinstance(c, (Finalize, Release, ExpireHold))}
+    wanted = {c.account_id for c in commands if isinstance(c, _OF_ACCOUNTS)}
+    named = {c.reservation_id for c in commands if isinstance(c, _OF_HOLDS)}
     if named:
         _load_reservations(book, tx.all(_RESERVATIONS, ids=named))
     wanted |= {r.account_id for r in book.reservations.values()}
@@ -53,12 +67,11 @@ def load(tx: Tx, commands: Sequence[Command]) -> Book:
     _load_answers(tx, book, commands)
     if named:
         _load_allocations(tx, book, named)
-    lot_ids = [c.lot_id for c in commands if isinstance(c, ExpireLot)]
+    lot_ids = [c.lot_id for c in commands if isinstance(c, (ExpireLot, Refund))]
     if lot_ids:
         _add_lots(book, tx.all(_LOTS_BY_ID, ids=lot_ids))
-    minted = [c for c in commands if isinstance(c, Mint)]
-    if minted:
-        _load_for_mints(tx, book, minted)
+    _load_sources(tx, book, commands)
+    _load_debts(tx, book, [c.account_id for c in commands if isinstance(c, (Mint, Adjust))])
     needs = _needs(book, commands)
     _load_due_holds(tx, book, {account_id for account_id, _ in needs})
     _load_spendable(tx, book, needs)
@@ -101,7 +114,7 @@ def _load_accounts(tx: Tx, book: Book, ids: Sequence[str]) -> None:
 
 
 def _load_answers(tx: Tx, book: Book, commands: Iterable[Command]) -> None:
-    keys = {c.key for c in commands if isinstance(c, (Mint, Reserve))}
+    keys = {c.key for c in commands if isinstance(c, _KEYED)}
     keys |= {c.idempotency_key for c in commands if isinstance(c, Finalize) and c.idempotency_key}
     if not keys:
         return
@@ -123,23 +136,24 @@ def _load_allocations(tx: Tx, book: Book, holds: Collection[str]) -> None:
         )
 
 
-def _load_for_mints(tx: Tx, book: Book, minted: Sequence[Mint]) -> None:
-    sources = [c.source_id for c in minted if c.source_id is not None]
-    if sources:
-        for row in tx.all(_SOURCES, ids=sources):
-            book.sources[(row.source_type, row.source_id)] = row.id
-    owing = [c.account_id for c in minted if _owes(book, c.account_id)]
-    if owing:
-        for row in tx.all(_DEBTS, ids=owing):
-            book.accounts[row.account_id].debts.append(
-                DebtState(
-                    id=row.id,
-                    account_id=row.account_id,
-                    debt_micro=row.debt_micro,
-                    original_micro=row.original_micro or row.debt_micro,
-                    created_at=row.created_at,
-                )
+def _load_sources(tx: Tx, book: Book, commands: Iterable[Command]) -> None:
+    sources = [c.source_id for c in commands if isinstance(c, Mint) and c.source_id is not None]
+    for row in tx.all(_SOURCES, ids=sources) if sources else ():
+        book.sources[(row.source_type, row.source_id)] = row.id
+
+
+def _load_debts(tx: Tx, book: Book, account_ids: Iterable[str]) -> None:
+    owing = [account_id for account_id in account_ids if _owes(book, account_id)]
+    for row in tx.all(_DEBTS, ids=owing) if owing else ():
+        book.accounts[row.account_id].debts.append(
+            DebtState(
+                id=row.id,
+                account_id=row.account_id,
+                debt_micro=row.debt_micro,
+                original_micro=row.original_micro or row.debt_micro,
+                created_at=row.created_at,
             )
+        )
 
 
 def _owes(book: Book, account_id: str) -> bool:
@@ -155,11 +169,15 @@ def _needs(book: Book, commands: Sequence[Command]) -> dict[tuple[str, str], int
     needs: dict[tuple[str, str], int] = defaultdict(int)
     reserves = {c.reservation_id: c for c in commands if isinstance(c, Reserve)}
     for command in commands:
-        place: Mint | Reserve | ReservationState | None = None
+        place: Mint | Adjust | Reserve | ReservationState | None = None
         if isinstance(command, Mint):
             place, amount = command, 0
         elif isinstance(command, Reserve):
             place, amount = command, command.amount_micro
+        elif isinstance(command, Adjust):
+            place, amount = command, max(0, -command.amount_micro)
+        elif isinstance(command, Extend):
+            place, amount = book.reservations.get(command.reservation_id), command.additional_micro
         elif isinstance(command, Finalize):
             known = book.reservations.get(command.reservation_id)
             hold = known or reserves.get(command.reservation_id)
@@ -295,6 +313,7 @@ _ALLOCATIONS = (
     )
     .join(Lot, Lot.id == ReservationLot.lot_id)
     .where(member_of(ReservationLot.reservation_id, "ids"))
+    .order_by(ReservationLot.reservation_id, ReservationLot.lot_id)
 )
 _LOTS_BY_ID = select(*_LOT_COLUMNS).where(member_of(Lot.id, "ids"))
 _SOURCES = select(Lot.id, Lot.source_type, Lot.source_id).where(member_of(Lot.source_id, "ids"))

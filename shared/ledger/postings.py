@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 
+from shared.errors import Refused
 from shared.ids import new_id
 from shared.ledger.state import (
     AccountState,
@@ -31,6 +32,61 @@ def take(lots: Sequence[LotState], amount_micro: int) -> list[tuple[LotState, in
         plan.append((lot, part))
         amount_micro -= part
     return plan
+
+
+def hold(
+    book: Book,
+    reservation: ReservationState,
+    amount_micro: int,
+    *,
+    key: str | None = None,
+    description: str | None = None,
+    details: str | None = None,
+) -> list[tuple[LotState, int]]:
+    """Take *amount_micro* from the lots for *reservation*; return what would come from which lot.
+
+    Shadow moves nothing; soft leaves what no lot covers as overdraft. Raises Refused
+    (``insufficient_credits``) in live mode if the account has less, debts counted.
+    """
+    account = book.accounts[reservation.account_id]
+    pre = account.view(reservation.pool_id)
+    plan = take(book.spendable(account.id, reservation.pool_id), amount_micro)
+    covered = sum(part for _, part in plan)
+    if reservation.billing_mode == "live" and min(covered, pre) < amount_micro:
+        raise Refused(
+            "The account has too few credits for this request.",
+            code="insufficient_credits",
+            details={"balance_micro": str(pre), "required_micro": str(amount_micro)},
+        )
+    is_shadow = reservation.billing_mode == "shadow"
+    reservation.total_reserved_micro += amount_micro
+    if not is_shadow:
+        reservation.overdraft_micro += amount_micro - covered
+        for lot, part in plan:
+            book.move(lot, available=-part, reserved=part)
+            _allocate(reservation, lot, part)
+    add_entry(
+        book,
+        account,
+        reservation.pool_id,
+        "shadow_reserve" if is_shadow else "reserve",
+        pre,
+        shadow_micro=amount_micro if is_shadow else None,
+        reservation_id=reservation.id,
+        key=key,
+        description=description,
+        details=details,
+    )
+    return plan
+
+
+def _allocate(reservation: ReservationState, lot: LotState, part_micro: int) -> None:
+    for allocation in reservation.allocations:
+        if allocation.lot is lot:
+            allocation.reserved_micro += part_micro
+            allocation.is_changed = True
+            return
+    reservation.allocations.append(Allocation(lot, part_micro))
 
 
 def add_entry(
@@ -138,6 +194,42 @@ def cost_rule(mode: str, *, reserved_micro: int, actual_micro: int) -> tuple[int
     return reserved_micro, excess, 0
 
 
+def claw_back(book: Book, lot: LotState) -> int:
+    """Take what is available in a refunded *lot*; return how much. Writes no entry."""
+    taken = lot.available_micro
+    lot.clawed_back_micro += taken
+    book.move(lot, available=-taken, consumed=taken)
+    return taken
+
+
+def close_lot(book: Book, lot: LotState) -> None:
+    """Take what no longer belongs in *lot*: its time is over, or its payment went back.
+
+    Of a refunded lot, what a hold gave back is clawed back and what a hold spent becomes a debt,
+    with one more ``refund`` entry (W28).
+    """
+    if lot.refunded_at is None:
+        expire_lot(book, lot)
+        return
+    account = book.accounts[lot.account_id]
+    pre = account.view(lot.pool_id)
+    spent = lot.spent_since_refund_micro
+    lot.spent_since_refund_micro = 0
+    claw_back(book, lot)
+    if spent:
+        add_debt(book, account, spent, source_lot_id=lot.id)
+    if account.view(lot.pool_id) != pre:
+        add_entry(
+            book,
+            account,
+            lot.pool_id,
+            "refund",
+            pre,
+            lot_id=lot.id,
+            description="The hold on a refunded lot ended.",
+        )
+
+
 def charge(book: Book, reservation: ReservationState, amount_micro: int) -> int:
     """Consume *amount_micro* for a hold that was just given back; return what became debt.
 
@@ -159,26 +251,44 @@ def charge(book: Book, reservation: ReservationState, amount_micro: int) -> int:
             reservation.allocations.append(allocation)
         _consume(book, allocation, part)
         remaining -= part
+    account = book.accounts[reservation.account_id]
     if remaining:
-        book.owe(reservation.account_id, remaining)
-        debt = DebtState(
-            id=new_id(book.now),
-            account_id=reservation.account_id,
-            debt_micro=remaining,
-            original_micro=remaining,
-            created_at=book.now,
-            source_reservation_id=reservation.id,
-            is_new=True,
-        )
-        book.debts.append(debt)
-        book.accounts[reservation.account_id].debts.append(debt)
+        add_debt(book, account, remaining, source_reservation_id=reservation.id)
     return remaining
+
+
+def add_debt(
+    book: Book,
+    account: AccountState,
+    amount_micro: int,
+    *,
+    source_reservation_id: str | None = None,
+    source_lot_id: str | None = None,
+    source_payment_id: str | None = None,
+) -> None:
+    """Let the account owe *amount_micro* more, and remember for what."""
+    book.owe(account.id, amount_micro)
+    debt = DebtState(
+        id=new_id(book.now),
+        account_id=account.id,
+        debt_micro=amount_micro,
+        original_micro=amount_micro,
+        created_at=book.now,
+        source_reservation_id=source_reservation_id,
+        source_lot_id=source_lot_id,
+        source_payment_id=source_payment_id,
+        is_new=True,
+    )
+    book.debts.append(debt)
+    account.debts.append(debt)
 
 
 def _consume(book: Book, allocation: Allocation, part_micro: int) -> None:
     if part_micro:
         book.move(allocation.lot, available=-part_micro, consumed=part_micro)
         allocation.consumed_micro += part_micro
+        if allocation.lot.refunded_at is not None:
+            allocation.lot.spent_since_refund_micro += part_micro
         allocation.is_changed = True
 
 

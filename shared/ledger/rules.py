@@ -5,39 +5,48 @@ first, by :func:`pass_time`, so no answer depends on when a sweep last ran.
 """
 
 import json
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from shared.clock import add_seconds, to_wire
-from shared.errors import ArrakisError, Conflict, Forbidden, Invalid, NotFound, Refused
+from shared.clock import add_seconds
+from shared.errors import ArrakisError, Conflict, Invalid, NotFound
+from shared.ledger.checks import (
+    account_of,
+    check_amount,
+    check_new,
+    owned_reservation,
+    reservation_of,
+)
 from shared.ledger.commands import (
+    Adjust,
     Command,
     ExpireHold,
     ExpireLot,
+    Extend,
     Finalize,
     Mint,
     Outcome,
+    Refund,
     Release,
     Reserve,
 )
+from shared.ledger.lot_rules import adjust, mint, refund
 from shared.ledger.postings import (
     add_entry,
     add_revenue,
     charge,
+    close_lot,
     cost_rule,
-    expire_lot,
     give_back,
-    pay_debts,
-    take,
+    hold,
 )
 from shared.ledger.state import (
     AccountState,
-    Allocation,
     Book,
     KnownAnswer,
-    LotState,
     ReservationState,
     describe_finalize,
+    describe_hold,
 )
 from shared.ledger.terms import Terms
 
@@ -57,65 +66,9 @@ def pass_time(book: Book, reservations: Iterable[ReservationState]) -> None:
             give_back(book, reservation, "The hold expired.")
             reservation.status = "expired"
             reservation.is_changed = True
-    for lot in list(book.lots.values()):
-        expire_lot(book, lot)
-
-
-def mint(book: Book, command: Mint, terms: Terms) -> dict[str, Any]:
-    """Create a lot; open debts are paid from it, oldest first (behaviour 5.2, contract 4.3)."""
-    account = _account(book, command.account_id)
-    _check_amount(command.amount_micro, terms, field="amountMicro")
-    if command.source_id is not None:
-        earlier = book.sources.get((command.source_type, command.source_id))
-        if earlier is not None:
-            raise Conflict(
-                f"{command.source_type} {command.source_id} was already credited.",
-                code="already_credited",
-                details={"lotId": earlier},
-            )
-    _check_new(command.lot_id, book.lots)
-    pre = account.view(command.pool_id)
-    lot = LotState(
-        id=command.lot_id,
-        account_id=account.id,
-        pool_id=command.pool_id,
-        source_type=command.source_type,
-        source_id=command.source_id,
-        original_micro=command.amount_micro,
-        available_micro=0,
-        reserved_micro=0,
-        consumed_micro=0,
-        expired_micro=0,
-        expires_at=command.expires_at,
-        created_at=book.now,
-        is_new=True,
-    )
-    book.add_lot(lot)
-    book.move(lot, available=command.amount_micro)
-    paid = 0 if lot.is_due(book.now) else pay_debts(book, account, lot)
-    is_grant = command.source_type == "grant"
-    add_entry(
-        book,
-        account,
-        command.pool_id,
-        "grant" if is_grant else "deposit",
-        pre,
-        lot_id=lot.id,
-        key=command.key,
-        description=command.description or f"{command.source_type} lot",
-        details={"debtPaidMicro": str(paid)} if paid else None,
-    )
-    if command.source_type == "deposit":
-        book.deposit_keys.append({"key": command.key, "account": account.id, "lot": lot.id})
-    expire_lot(book, lot)
-    return {
-        "lotId": lot.id,
-        "accountId": account.id,
-        "poolId": command.pool_id,
-        "amountMicro": str(command.amount_micro),
-        "debtPaidMicro": str(paid),
-        "balance": account.balance(command.pool_id),
-    }
+    due = [lot for lot in book.lots.values() if lot.is_due(book.now) or lot.refunded_at]
+    for lot in sorted(due, key=lambda lot: lot.id):
+        close_lot(book, lot)
 
 
 def reserve(book: Book, command: Reserve, terms: Terms) -> dict[str, Any]:
@@ -123,28 +76,15 @@ def reserve(book: Book, command: Reserve, terms: Terms) -> dict[str, Any]:
 
     Raises Refused (``insufficient_credits``) in live mode if the lots hold less.
     """
-    account = _account(book, command.account_id)
-    _check_amount(command.amount_micro, terms, field="estimatedCostMicro")
-    _check_new(command.reservation_id, book.reservations)
-    plan = take(book.spendable(account.id, command.pool_id), command.amount_micro)
-    covered = sum(amount for _, amount in plan)
-    # Debts are owed before anything is spent, so what may be held is never more than the view.
-    may_hold = max(0, min(covered, account.view(command.pool_id)))
-    if terms.mode == "live" and may_hold < command.amount_micro:
-        raise Refused(
-            "The account has too few credits for this request.",
-            code="insufficient_credits",
-            details={
-                "balance_micro": str(account.view(command.pool_id)),
-                "required_micro": str(command.amount_micro),
-            },
-        )
+    account = account_of(book, command.account_id)
+    check_amount(command.amount_micro, terms, field="estimatedCostMicro")
+    check_new(command.reservation_id, book.reservations)
     reservation = ReservationState(
         id=command.reservation_id,
         account_id=account.id,
         pool_id=command.pool_id,
-        total_reserved_micro=command.amount_micro,
-        overdraft_micro=0 if terms.mode == "shadow" else command.amount_micro - covered,
+        total_reserved_micro=0,
+        overdraft_micro=0,
         status="pending",
         billing_mode=terms.mode,
         expires_at=add_seconds(book.now, command.ttl_seconds or terms.reserve_ttl_seconds),
@@ -152,35 +92,39 @@ def reserve(book: Book, command: Reserve, terms: Terms) -> dict[str, Any]:
         idempotency_key=command.idempotency_key,
         is_new=True,
     )
-    pre = account.view(command.pool_id)
-    if terms.mode != "shadow":
-        for lot, amount in plan:
-            book.move(lot, available=-amount, reserved=amount)
-            reservation.allocations.append(Allocation(lot, amount))
-    book.reservations[reservation.id] = reservation
-    add_entry(
+    plan = hold(
         book,
-        account,
-        command.pool_id,
-        "shadow_reserve" if terms.mode == "shadow" else "reserve",
-        pre,
-        shadow_micro=command.amount_micro if terms.mode == "shadow" else None,
-        reservation_id=reservation.id,
+        reservation,
+        command.amount_micro,
         key=command.idempotency_key,
         description=command.description,
         details=command.details,
     )
-    return {
-        "reservationId": reservation.id,
-        "accountId": account.id,
-        "poolId": command.pool_id,
-        "reservedMicro": str(command.amount_micro),
-        "status": "pending",
-        "billingMode": terms.mode,
-        "expiresAt": to_wire(reservation.expires_at),
-        "balance": account.balance(command.pool_id),
-        "allocations": [{"lotId": lot.id, "reservedMicro": str(part)} for lot, part in plan],
-    }
+    book.reservations[reservation.id] = reservation
+    return describe_hold(account, reservation, plan)
+
+
+def extend(book: Book, command: Extend, terms: Terms) -> dict[str, Any]:
+    """Hold more on a pending hold, in the mode that it was made in (contract 4, POST /extend).
+
+    Raises Conflict (``reservation_not_pending``) once it has ended, Refused as a reserve does.
+    """
+    reservation = owned_reservation(book, command.reservation_id, command.account_id)
+    if reservation.status != "pending":
+        raise Conflict(f"The reservation is {reservation.status}.", code="reservation_not_pending")
+    check_amount(command.additional_micro, terms, field="additionalMicro")
+    check_amount(
+        reservation.total_reserved_micro + command.additional_micro, terms, field="reservedMicro"
+    )
+    plan = hold(book, reservation, command.additional_micro, key=command.idempotency_key)
+    if command.ttl_seconds is not None:
+        reservation.expires_at = max(
+            reservation.expires_at, add_seconds(book.now, command.ttl_seconds)
+        )
+    reservation.is_changed = True
+    if reservation.billing_mode != "shadow":
+        plan = [(a.lot, a.reserved_micro) for a in reservation.allocations]
+    return describe_hold(book.accounts[reservation.account_id], reservation, plan)
 
 
 def finalize(book: Book, command: Finalize, terms: Terms) -> Outcome:
@@ -189,7 +133,7 @@ def finalize(book: Book, command: Finalize, terms: Terms) -> Outcome:
     The same cost again gets the same answer; another cost is a Conflict. Raises Forbidden for
     a foreign account, NotFound after the grace for late finalizes, Invalid for a released hold.
     """
-    reservation = _owned(book, command.reservation_id, command.account_id)
+    reservation = owned_reservation(book, command.reservation_id, command.account_id)
     account = book.accounts[reservation.account_id]
     _check_key(book, command, account)
     if reservation.status == "finalized":
@@ -202,7 +146,7 @@ def finalize(book: Book, command: Finalize, terms: Terms) -> Outcome:
         return Outcome(describe_finalize(reservation), is_replay=True)
     if reservation.status == "released":
         raise Invalid("The reservation was released.", code="reservation_released")
-    _check_amount(command.actual_cost_micro, terms, field="actualCostMicro", lowest=0)
+    check_amount(command.actual_cost_micro, terms, field="actualCostMicro", lowest=0)
     is_late = reservation.status == "expired"
     grace_ends = add_seconds(reservation.expires_at, terms.late_finalize_grace_seconds)
     if is_late and book.now >= grace_ends:
@@ -214,7 +158,7 @@ def finalize(book: Book, command: Finalize, terms: Terms) -> Outcome:
     _settle(book, reservation, command, is_late=is_late)
     add_revenue(book, reservation, terms)
     for allocation in reservation.allocations:
-        expire_lot(book, allocation.lot)  # a hold pins its lots; now what is left of them goes
+        close_lot(book, allocation.lot)  # a hold pins its lots; now what is left of them goes
     answer = describe_finalize(reservation)
     if command.idempotency_key is not None:
         _remember(book, account.id, command, command.idempotency_key, answer)
@@ -223,7 +167,7 @@ def finalize(book: Book, command: Finalize, terms: Terms) -> Outcome:
 
 def release(book: Book, command: Release, _terms: Terms) -> Outcome:
     """Give a hold back; again the same on repeat (contract 4). Raises Conflict once finalized."""
-    reservation = _owned(book, command.reservation_id, command.account_id)
+    reservation = owned_reservation(book, command.reservation_id, command.account_id)
     if reservation.status == "finalized":
         raise Conflict("The reservation was finalized.", code="reservation_finalized")
     is_replay = reservation.status != "pending"
@@ -233,7 +177,7 @@ def release(book: Book, command: Release, _terms: Terms) -> Outcome:
         reservation.finalized_at = book.now
         reservation.is_changed = True
         for allocation in reservation.allocations:
-            expire_lot(book, allocation.lot)
+            close_lot(book, allocation.lot)
     answer = {
         "reservationId": reservation.id,
         "releasedMicro": str(reservation.total_reserved_micro),
@@ -242,20 +186,24 @@ def release(book: Book, command: Release, _terms: Terms) -> Outcome:
 
 
 def _once(
-    book: Book,
-    command: Any,
-    terms: Terms,
     decide: Callable[[Book, Any, Terms], dict[str, Any]],
-) -> Outcome:
-    """Decide *command* unless its key was answered before: then compare and repeat the answer."""
-    account = _account(book, command.account_id)
-    known = book.answers.get((account.id, command.operation, command.key))
-    if known is not None:
-        _compare(known.fingerprint, command.fingerprint)
-        return Outcome(known.answer, is_replay=True)
-    answer = decide(book, command, terms)
-    _remember(book, account.id, command, command.key, answer)
-    return Outcome(answer)
+) -> Callable[[Book, Any, Terms], Outcome]:
+    """Decide a command unless its key was answered before: then compare and repeat the answer."""
+
+    def decide_once(book: Book, command: Any, terms: Terms) -> Outcome:
+        if isinstance(command, Extend):
+            account_id = reservation_of(book, command.reservation_id).account_id
+        else:
+            account_id = account_of(book, command.account_id).id
+        known = book.answers.get((account_id, command.operation, command.key))
+        if known is not None:
+            _compare(known.fingerprint, command.fingerprint)
+            return Outcome(known.answer, is_replay=True)
+        answer = decide(book, command, terms)
+        _remember(book, account_id, command, command.key, answer)
+        return Outcome(answer)
+
+    return decide_once
 
 
 def _remember(book: Book, account_id: str, command: Any, key: str, answer: dict[str, Any]) -> None:
@@ -326,46 +274,9 @@ def _settle(book: Book, reservation: ReservationState, command: Finalize, *, is_
     )
 
 
-def _account(book: Book, account_id: str) -> AccountState:
-    account = book.accounts.get(account_id)
-    if account is None:
-        raise NotFound(f"There is no account {account_id}.", code="account_not_found")
-    return account
-
-
-def _reservation(book: Book, reservation_id: str) -> ReservationState:
-    reservation = book.reservations.get(reservation_id)
-    if reservation is None:
-        raise NotFound("Reservation not found.", code="reservation_not_found")
-    return reservation
-
-
-def _owned(book: Book, reservation_id: str, account_id: str | None) -> ReservationState:
-    reservation = _reservation(book, reservation_id)
-    if account_id is not None and reservation.account_id != account_id:
-        raise Forbidden("The reservation belongs to another account.", code="account_mismatch")
-    return reservation
-
-
-def _check_new(new_id: str, known: Container[str]) -> None:
-    if new_id in known:  # one from an earlier batch that is not loaded fails on its primary key
-        raise Conflict("This id is already in use.", code="id_in_use")
-
-
-def _check_amount(amount_micro: int, terms: Terms, *, field: str, lowest: int = 1) -> None:
-    if amount_micro < lowest:
-        raise Invalid(f"{field} must be at least {lowest}.", code="invalid_amount")
-    if amount_micro > terms.ceiling_micro:
-        raise Invalid(
-            f"{field} is above the ceiling of {terms.ceiling_micro} micro-USD.",
-            code="amount_above_ceiling",
-            details={"ceilingMicro": str(terms.ceiling_micro)},
-        )
-
-
 def _expired_hold(book: Book, command: ExpireHold, _terms: Terms) -> Outcome:
     """Report a hold after :func:`pass_time` has ended it if it was due."""
-    status = _reservation(book, command.reservation_id).status
+    status = reservation_of(book, command.reservation_id).status
     return Outcome({"reservationId": command.reservation_id, "status": status})
 
 
@@ -375,8 +286,11 @@ def _expired_lot(_book: Book, command: ExpireLot, _terms: Terms) -> Outcome:
 
 
 _DECISIONS: dict[type[Command], Callable[[Book, Any, Terms], Outcome]] = {
-    Mint: lambda book, command, terms: _once(book, command, terms, mint),
-    Reserve: lambda book, command, terms: _once(book, command, terms, reserve),
+    Mint: _once(mint),
+    Reserve: _once(reserve),
+    Extend: _once(extend),
+    Refund: _once(refund),
+    Adjust: _once(adjust),
     Finalize: finalize,
     Release: release,
     ExpireHold: _expired_hold,

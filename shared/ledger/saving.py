@@ -4,7 +4,7 @@ from typing import Any
 
 from shared.clock import add_seconds
 from shared.database import Tx, insert_rows, update_rows, upsert_rows
-from shared.ledger.state import Allocation, Book, ReservationState
+from shared.ledger.state import LOT_PARTS, Allocation, Book, ReservationState
 from shared.models.ledger import (
     AccountSeq,
     Balance,
@@ -20,8 +20,11 @@ from shared.models.ledger import (
 
 _DEPOSIT_KEY_SECONDS = 86_400
 
-SETTLED_FIELDS = (
+CHANGED_FIELDS = (
     "status",
+    "total_reserved_micro",
+    "overdraft_micro",
+    "expires_at",
     "finalized_at",
     "requested_cost_micro",
     "finalized_micro",
@@ -39,13 +42,10 @@ RESERVATION_FIELDS = (
     "id",
     "account_id",
     "pool_id",
-    "total_reserved_micro",
-    "overdraft_micro",
     "billing_mode",
-    "expires_at",
     "created_at",
     "idempotency_key",
-    *SETTLED_FIELDS,
+    *CHANGED_FIELDS,
 )
 LOT_FIELDS = (
     "id",
@@ -54,10 +54,8 @@ LOT_FIELDS = (
     "source_type",
     "source_id",
     "original_micro",
-    "available_micro",
-    "reserved_micro",
-    "consumed_micro",
-    "expired_micro",
+    *LOT_PARTS,
+    "refunded_at",
     "expires_at",
     "created_at",
 )
@@ -67,6 +65,8 @@ DEBT_FIELDS = (
     "debt_micro",
     "original_micro",
     "source_reservation_id",
+    "source_lot_id",
+    "source_payment_id",
     "created_at",
     "resolved_at",
 )
@@ -117,16 +117,17 @@ def _save_lots(tx: Tx, book: Book) -> None:
         [
             {
                 "id": lot.id,
-                "available_micro": lot.available_micro - lot.loaded[0],
-                "reserved_micro": lot.reserved_micro - lot.loaded[1],
-                "consumed_micro": lot.consumed_micro - lot.loaded[2],
-                "expired_micro": lot.expired_micro - lot.loaded[3],
+                **{
+                    name: now - before
+                    for name, now, before in zip(LOT_PARTS, lot.parts(), lot.loaded, strict=True)
+                },
+                "refunded_at": lot.refunded_at,
                 "is_open": lot.available_micro + lot.reserved_micro > 0,
             }
             for lot in lots
-            if not lot.is_new and lot.parts() != lot.loaded
+            if not lot.is_new and (lot.parts() != lot.loaded or lot.refunded_at == book.now)
         ],
-        added=("available_micro", "reserved_micro", "consumed_micro", "expired_micro"),
+        added=LOT_PARTS,
     )
 
 
@@ -141,7 +142,7 @@ def _save_reservations(tx: Tx, book: Book) -> None:
         tx,
         Reservation.__table__,
         [
-            {"id": r.id, **{n: getattr(r, n) for n in SETTLED_FIELDS}}
+            {"id": r.id, **{n: getattr(r, n) for n in CHANGED_FIELDS}}
             for r in reservations
             if r.is_changed and not r.is_new
         ],

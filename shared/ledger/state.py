@@ -11,6 +11,14 @@ from typing import Any
 from shared.clock import to_wire
 from shared.models.ledger import GENERAL_POOL
 
+LOT_PARTS = (
+    "available_micro",
+    "reserved_micro",
+    "consumed_micro",
+    "expired_micro",
+    "clawed_back_micro",
+)
+LotParts = tuple[int, int, int, int, int]
 _NEVER = datetime(9999, 12, 31, tzinfo=UTC)
 
 
@@ -24,27 +32,31 @@ class LotState:
     source_type: str
     source_id: str | None
     original_micro: int
-    available_micro: int
-    reserved_micro: int
-    consumed_micro: int
-    expired_micro: int
     expires_at: datetime | None
     created_at: datetime
+    available_micro: int = 0
+    reserved_micro: int = 0
+    consumed_micro: int = 0
+    expired_micro: int = 0
+    clawed_back_micro: int = 0
+    refunded_at: datetime | None = None
+    spent_since_refund_micro: int = 0
     is_new: bool = False
     # As loaded: what is written are the differences, so a repair by hand is never overwritten.
-    loaded: tuple[int, int, int, int] = (0, 0, 0, 0)
+    loaded: LotParts = (0, 0, 0, 0, 0)
 
     def is_due(self, now: datetime) -> bool:
         """Tell whether the lot's time is over at *now*."""
         return self.expires_at is not None and self.expires_at <= now
 
-    def parts(self) -> tuple[int, int, int, int]:
-        """Return available, reserved, consumed and expired."""
+    def parts(self) -> LotParts:
+        """Return the five parts in the order of ``LOT_PARTS``."""
         return (
             self.available_micro,
             self.reserved_micro,
             self.consumed_micro,
             self.expired_micro,
+            self.clawed_back_micro,
         )
 
 
@@ -100,6 +112,8 @@ class DebtState:
     original_micro: int
     created_at: datetime
     source_reservation_id: str | None = None
+    source_lot_id: str | None = None
+    source_payment_id: str | None = None
     resolved_at: datetime | None = None
     is_new: bool = False
     is_changed: bool = False
@@ -157,6 +171,23 @@ def balance_answer(*, available_micro: int, reserved_micro: int, debt_micro: int
         "reservedMicro": str(reserved_micro),
         "debtMicro": str(debt_micro),
         "settledMicro": str(available_micro + reserved_micro),
+    }
+
+
+def describe_hold(
+    account: AccountState, reservation: ReservationState, plan: list[tuple[LotState, int]]
+) -> dict[str, Any]:
+    """Write the answer to a reserve or an extend."""
+    return {
+        "reservationId": reservation.id,
+        "accountId": account.id,
+        "poolId": reservation.pool_id,
+        "reservedMicro": str(reservation.total_reserved_micro),
+        "status": reservation.status,
+        "billingMode": reservation.billing_mode,
+        "expiresAt": to_wire(reservation.expires_at),
+        "balance": account.balance(reservation.pool_id),
+        "allocations": [{"lotId": lot.id, "reservedMicro": str(part)} for lot, part in plan],
     }
 
 
@@ -219,6 +250,7 @@ class Book:
             lot
             for lot in self.lots_of.get(account_id, ())
             if lot.available_micro > 0
+            and lot.refunded_at is None
             and lot.pool_id in (pool_id, GENERAL_POOL)
             and not lot.is_due(self.now)
         ]

@@ -113,6 +113,7 @@ class Lot(Base):
     expired_micro: Mapped[int] = mapped_column(Micro, server_default="0")
     clawed_back_micro: Mapped[int] = mapped_column(Micro, server_default="0")
     is_open: Mapped[bool] = mapped_column(Flag, server_default=text("true"))
+    refunded_at: Mapped[datetime | None]
     expires_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 

@@ -17,7 +17,7 @@ from shared.database import Database, Tx, insert_rows, member_of, patiently, upd
 from shared.errors import Invalid
 from shared.ids import new_id
 from shared.ledger.book import post
-from shared.ledger.commands import Mint, Outcome
+from shared.ledger.commands import Mint, Outcome, Refund
 from shared.ledger.terms import Terms, TermsCache
 from shared.models.payments import CryptoPayment, WebhookEvent
 from shared.money import CoinAmount, parse_coin
@@ -40,8 +40,15 @@ class Payment:
     row: dict[str, Any]
     changes: dict[str, Any] = field(default_factory=dict)
 
+    planned_lot_id: str | None = None
+
     def __getitem__(self, column: str) -> Any:
         return self.changes.get(column, self.row[column])
+
+    @property
+    def credit_lot_id(self) -> str | None:
+        """The lot that this payment made, or is about to make in this batch."""
+        return self["lot_id"] or self.planned_lot_id
 
 
 @dataclass
@@ -51,7 +58,7 @@ class Step:
     event: Any
     outcome: str
     payment: Payment | None = None
-    mint: Mint | None = None
+    command: Mint | Refund | None = None
     dead_letter: tuple[str, str] | None = None
     needs_person: bool = True
 
@@ -90,10 +97,10 @@ def _work(database: Database, terms: Terms, held: jobs.Claim, ids: list[str]) ->
         with database.transaction() as tx:
             events = jobs.held_rows(tx, WebhookEvent, held, ids)
             steps = _plan(tx, events)
-            minting = [step for step in steps if step.mint is not None]
-            outcomes = post(tx, [s.mint for s in minting if s.mint], terms) if minting else []
-            for step, outcome in zip(minting, outcomes, strict=True):
-                _take_credit(tx, step, outcome)
+            posting = [step for step in steps if step.command is not None]
+            outcomes = post(tx, [s.command for s in posting if s.command], terms) if posting else []
+            for step, outcome in zip(posting, outcomes, strict=True):
+                _take_outcome(step, outcome)
             _save(tx, steps)
             return steps
 
@@ -181,13 +188,18 @@ def _step(tx: Tx, event: Any, notice: dict[str, Any], payment: Payment) -> Step:
     if event.status == "finished":
         payment.changes["finished_at"] = tx.now
         _plan_credit(tx, step, payment)
-    elif event.status == "refunded" and payment["lot_id"] is not None:
-        step.dead_letter = ("refund", "The provider refunded a payment that was credited.")
+    elif event.status == "refunded" and payment.credit_lot_id is not None:
+        step.command = Refund(
+            account_id=payment["account_id"],
+            lot_id=payment.credit_lot_id,
+            payment_id=payment["id"],
+            description=f"NOWPayments refunded payment {payment['provider_payment_id']}",
+        )
     return step
 
 
 def _plan_credit(tx: Tx, step: Step, payment: Payment) -> None:
-    if payment["lot_id"] is not None:
+    if payment.credit_lot_id is not None:
         step.outcome = "already_credited"
         return
     amount = crediting.credit_of(
@@ -200,9 +212,10 @@ def _plan_credit(tx: Tx, step: Step, payment: Payment) -> None:
         reason = "No account is known." if amount is not None else "No rule says what it is worth."
         _review(step, payment, reason)
         return
-    step.mint = Mint(
+    payment.planned_lot_id = new_id(tx.now)
+    step.command = Mint(
         account_id=payment["account_id"],
-        lot_id=new_id(tx.now),
+        lot_id=payment.planned_lot_id,
         amount_micro=amount,
         source_type="deposit",
         source_id=crediting.source_id("nowpayments", payment["provider_payment_id"]),
@@ -210,19 +223,23 @@ def _plan_credit(tx: Tx, step: Step, payment: Payment) -> None:
     )
 
 
-def _take_credit(_tx: Tx, step: Step, outcome: Outcome) -> None:
-    """Note the credit on the payment; a refused one is parked for a person, never dropped."""
-    assert step.mint is not None
+def _take_outcome(step: Step, outcome: Outcome) -> None:
+    """Note the credit on the payment; what is refused is kept for a person, never dropped."""
+    assert step.command is not None
     assert step.payment is not None
-    if outcome.answer is not None:
-        lot_id, amount = outcome.answer["lotId"], step.mint.amount_micro
-        step.payment.changes |= {"lot_id": lot_id, "amount_usd_micro": amount}
-    elif outcome.error is not None and outcome.error.code == "already_credited":
+    if outcome.error is not None and outcome.error.code == "already_credited":
         # An operator minted for this payment before its notice came (runbook 6).
         step.payment.changes["lot_id"] = outcome.error.details["lotId"]
         step.outcome = "already_credited"
+    elif outcome.error is not None and isinstance(step.command, Refund):
+        step.dead_letter = ("refund", outcome.error.message)
     elif outcome.error is not None:
         _review(step, step.payment, outcome.error.message)
+    elif outcome.answer is not None and isinstance(step.command, Mint):
+        step.payment.changes |= {
+            "lot_id": outcome.answer["lotId"],
+            "amount_usd_micro": step.command.amount_micro,
+        }
 
 
 def _review(step: Step, payment: Payment, reason: str) -> None:

@@ -9,6 +9,7 @@ import requests
 
 from tests.front_door import (
     balance,
+    breaches,
     hold,
     insert_payment,
     ledger,
@@ -371,3 +372,7 @@ def test_an_audit_row_tells_who_did_what_from_where(client: Api) -> None:
         "correlationId": "trace-7",
     }
     assert (refusal, why["refusedBecause"]) == ("admin_mint_refused", "four_eyes_required")
+
+
+def test_the_books_close_after_all_that(client: Api) -> None:
+    assert breaches(client) == []

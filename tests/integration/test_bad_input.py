@@ -152,7 +152,11 @@ def test_a_finalize_with_a_bad_field_is_refused_with_its_name(
         ("payments", {"accountId": "a", "amountUsd": 25, "payCurrency": "btc"}, "amountUsd"),
         ("payments", {"accountId": "a", "amountUsd": "0.00", "payCurrency": "btc"}, "amountUsd"),
         ("payments", {"accountId": "a", "amountUsd": "-5", "payCurrency": "btc"}, "amountUsd"),
-        ("payments", {"accountId": "a", "amountUsd": "10000.01", "payCurrency": "btc"}, "body"),
+        (
+            "payments",
+            {"accountId": "a", "amountUsd": "10000.01", "payCurrency": "btc"},
+            "amountUsd",
+        ),
         ("payments", {"accountId": "a", "amountUsd": "5", "payCurrency": "b/c"}, "payCurrency"),
     ],
 )
@@ -180,7 +184,7 @@ def test_a_body_that_is_no_json_object_is_refused(
 
 @pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize("is_chunked", [False, True], ids=["with its length", "chunked"])
-@pytest.mark.parametrize("size", [MIB + 1, 8 * MIB])
+@pytest.mark.parametrize("size", [MIB + 1, 2 * MIB])
 def test_a_body_above_a_mebibyte_is_too_large(client: Api, size: int, *, is_chunked: bool) -> None:
     body = b'{"traceId":"' + b"x" * (size - 14) + b'"}'
     pieces = (body[start : start + 65_536] for start in range(0, len(body), 65_536))
@@ -254,6 +258,12 @@ def test_a_bad_idempotency_key_is_refused(
     path = f"/api/internal/{operation}"
     status, _, told = send(client, "POST", path, json.dumps(body).encode(), headers)
     assert (status, json.loads(told)["code"]) == (400, "invalid_idempotency_key")
+
+
+def test_a_payment_above_ten_thousand_dollars_is_told_the_most(client: Api) -> None:
+    body = {"accountId": "sys-commons", "amountUsd": "10001", "payCurrency": "btc"}
+    told = refusal(client.internal("payments", body), 400, "validation_error")
+    assert told["details"] == [{"field": "amountUsd", "message": "Maximum top-up is $10,000"}]
 
 
 def test_a_key_of_255_characters_is_good(client: Api) -> None:

@@ -8,6 +8,7 @@ import pytest
 from shared.clock import system_clock
 from tests.front_door import (
     balance,
+    breaches,
     hold,
     ledger,
     mint,
@@ -119,3 +120,7 @@ def test_a_release_of_an_expired_hold_moves_nothing_more(client: Api) -> None:
     released = client.internal("release", {"reservationId": reservation})
     assert released.json() == {"reservationId": reservation, "releasedMicro": "4000000"}
     assert snapshot(client, account) == before
+
+
+def test_the_books_close_after_all_that(client: Api) -> None:
+    assert breaches(client) == []

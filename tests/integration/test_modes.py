@@ -7,6 +7,7 @@ import pytest
 
 from tests.front_door import (
     balance,
+    breaches,
     hold,
     ledger,
     mint,
@@ -237,3 +238,7 @@ class TestSoft:
         available, _, _ = balance(client, account)
         assert available == 1_000_000 - 900_000 + 50_000
         assert sum(amount for _, amount, _, _ in ledger(client, account)) == available
+
+
+def test_the_books_close_after_all_that(client: Api) -> None:
+    assert breaches(client) == []

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.front_door import balance, hold, mint, rows, settle, snapshot
+from tests.front_door import balance, breaches, hold, mint, rows, settle, snapshot
 from tests.harness import Api, unique
 
 
@@ -255,3 +255,7 @@ def test_of_a_finalize_and_a_release_at_once_exactly_one_wins(client: Api) -> No
         client, "SELECT status FROM credit_reservations WHERE id = :id", id=reservation
     )
     assert ended == ("finalized" if outcome == (200, 409) else "released")
+
+
+def test_the_books_close_after_all_that(client: Api) -> None:
+    assert breaches(client) == []

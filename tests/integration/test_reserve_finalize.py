@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.front_door import balance, hold, ledger, mint, revenue, rows, settle, snapshot
+from tests.front_door import balance, breaches, hold, ledger, mint, revenue, rows, settle, snapshot
 from tests.harness import Api, unique
 
 BASES = ("/api/internal", "/api/internal/billing", "/api/billing/internal")
@@ -132,6 +132,24 @@ def test_live_caps_an_overrun_at_the_hold_and_tells_what_was_not_charged(client:
         id=reservation,
     )
     assert details == '{"unchargedMicro":"2000000"}'
+
+
+def overruns(client: Api) -> tuple[float, float]:
+    """Return what the metrics count: finalizes above their hold in live, and micro not charged."""
+    told = client.get("/metrics", headers={}).text
+    found = dict(line.rsplit(" ", 1) for line in told.splitlines() if not line.startswith("#"))
+    return (
+        float(found.get('arrakis_overruns_total{mode="live"}', 0)),
+        float(found["arrakis_uncharged_micro_total"]),
+    )
+
+
+def test_an_overrun_is_counted_once_however_often_it_is_repeated(client: Api) -> None:
+    reservation = hold(client, client.funded_account(), 1_000_000)
+    calls, uncharged = overruns(client)
+    for _ in range(3):
+        settle(client, reservation, 3_000_000)
+    assert overruns(client) == (calls + 1, uncharged + 2_000_000)
 
 
 def test_a_release_gives_the_hold_back(client: Api) -> None:
@@ -355,3 +373,7 @@ def test_entries_are_numbered_without_a_gap_in_each_pool(client: Api) -> None:
         settle(client, hold(client, account, 5_000), cost)
     numbers = "SELECT entry_seq FROM credit_ledger WHERE account_id = :id ORDER BY entry_seq"
     assert rows(client, numbers, id=account) == [(n,) for n in range(1, 8)]
+
+
+def test_the_books_close_after_all_that(client: Api) -> None:
+    assert breaches(client) == []

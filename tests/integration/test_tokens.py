@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from tests.front_door import insert_payment, send, snapshot
 from tests.harness import SECRETS, Api, Databases, running_api, unique, wait_until
@@ -303,6 +304,11 @@ def test_an_admin_without_the_scope_is_forbidden_to_read(client: Api) -> None:
     for scopes in ([], ["billing:write"], ["Billing:Read"], [None]):
         refused = client.get(DOORS["admin"], headers=client.admin(scopes=scopes))
         assert (refused.status_code, refused.json()["code"]) == (403, "missing_scope")
+
+
+def test_the_scope_to_read_is_enough_for_a_head_request(client: Api) -> None:
+    address, headers = client.url + DOORS["admin"], client.admin(scopes=["billing:read"])
+    assert requests.head(address, headers=headers, timeout=30).status_code == 200
 
 
 def test_scopes_may_come_as_one_text(client: Api) -> None:

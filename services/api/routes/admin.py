@@ -34,7 +34,8 @@ routes.before_request(guard("admin", limits.ADMIN))
 
 @routes.before_request
 def _check_scope() -> None:
-    require_scope("billing:read" if request.method == "GET" else "billing:write")
+    is_reading = request.method in ("GET", "HEAD")
+    require_scope("billing:read" if is_reading else "billing:write")
 
 
 @routes.post("/accounts")

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from services.api.schemas.fields import (
     Dollars,
@@ -60,17 +60,17 @@ class ReleaseRequest(Request):
     reason: Text | None = None
 
 
+def _within_the_limit(amount_micro: int) -> int:
+    if amount_micro > MAX_TOPUP_MICRO:
+        raise ValueError("Maximum top-up is $10,000")
+    return amount_micro
+
+
 class PaymentRequest(Request):
     """A crypto payment to be made by a member, or by a chat bot for its user."""
 
-    amount_usd: Dollars
+    amount_usd: Annotated[Dollars, AfterValidator(_within_the_limit)]
     pay_currency: Ticker
-
-    @model_validator(mode="after")
-    def _within_the_limit(self) -> Self:
-        if self.amount_usd > MAX_TOPUP_MICRO:
-            raise ValueError("Maximum top-up is $10,000")
-        return self
 
 
 class ServicePaymentRequest(PaymentRequest):
