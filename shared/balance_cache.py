@@ -9,7 +9,6 @@ import json
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import structlog
 from redis import Redis
@@ -22,6 +21,11 @@ from shared.observability import BALANCE_CACHE
 
 log = structlog.get_logger()
 PREFIX = "billing:balance:"
+_WIRE = {
+    "available_micro": "availableMicro",
+    "reserved_micro": "reservedMicro",
+    "debt_micro": "debtMicro",
+}
 _TIMEOUT_SECONDS = 0.2
 _PAUSE_SECONDS = 5.0
 _LIFE_SECONDS = 60
@@ -80,8 +84,8 @@ class BalanceCache:
         except (RedisError, OSError) as error:
             self._pause("balance_not_cached", error)
 
-    def read(self, account_id: str, pool_id: str) -> dict[str, Any] | None:
-        """Return the cached balance as it was written, or None: then ask the database."""
+    def read(self, account_id: str, pool_id: str) -> dict[str, int] | None:
+        """Return the three amounts as they were cached, or None: then ask the database."""
         if self._is_paused():
             BALANCE_CACHE.labels("away").inc()
             return None
@@ -94,11 +98,12 @@ class BalanceCache:
             return None
         except ValueError:
             value = None
-        if not isinstance(value, dict) or "version" not in value:
-            BALANCE_CACHE.labels("miss").inc()
-            return None
-        BALANCE_CACHE.labels("hit").inc()
-        return value
+        try:
+            amounts = {name: int(value[wire]) for name, wire in _WIRE.items()} if value else None
+        except (KeyError, TypeError, ValueError):  # written by somebody else
+            amounts = None
+        BALANCE_CACHE.labels("hit" if amounts else "miss").inc()
+        return amounts
 
     def _is_paused(self) -> bool:
         return time.monotonic() < self._paused_until
@@ -110,11 +115,5 @@ class BalanceCache:
 
 
 def _text(balance: CachedBalance) -> str:
-    return json.dumps(
-        {
-            "availableMicro": str(balance.available_micro),
-            "reservedMicro": str(balance.reserved_micro),
-            "debtMicro": str(balance.debt_micro),
-            "version": balance.version,
-        }
-    )
+    amounts = {wire: str(getattr(balance, name)) for name, wire in _WIRE.items()}
+    return json.dumps({**amounts, "version": balance.version})

@@ -5,6 +5,8 @@ from typing import Any
 
 from shared.errors import Invalid
 
+_DISCARDED_LIMITS = 16
+
 
 class BodyTooLarge(Invalid):
     """The body is longer than the route accepts."""
@@ -18,13 +20,15 @@ def read_body(environ: Mapping[str, Any], limit_bytes: int) -> bytes:
     One byte more than the limit is asked for: frameworks cut a chunked body off in silence.
     """
     declared = environ.get("CONTENT_LENGTH") or ""
-    if declared:
-        if not declared.isascii() or not declared.isdigit():
-            raise Invalid("Content-Length is not a number.", code="invalid_content_length")
-        if int(declared) > limit_bytes:
-            raise BodyTooLarge(f"The body is longer than {limit_bytes} bytes.")
-    body = _read_up_to(environ["wsgi.input"], int(declared) if declared else limit_bytes + 1)
+    if declared and (not declared.isascii() or not declared.isdigit()):
+        raise Invalid("Content-Length is not a number.", code="invalid_content_length")
+    stream = environ["wsgi.input"]
+    body = _read_up_to(stream, min(int(declared or limit_bytes + 1), limit_bytes + 1))
     if len(body) > limit_bytes:
+        # A sender reads the answer after it has sent all, so a bounded rest is taken and dropped.
+        for _ in range(_DISCARDED_LIMITS):
+            if len(_read_up_to(stream, limit_bytes)) < limit_bytes:
+                break
         raise BodyTooLarge(f"The body is longer than {limit_bytes} bytes.")
     if declared and len(body) != int(declared):
         raise Invalid("The body is shorter than its Content-Length.", code="body_cut_off")

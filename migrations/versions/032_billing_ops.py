@@ -22,6 +22,13 @@ SETTINGS = (
     ("ceiling_micro", "100000000000", "largest amount of one request"),
     ("overrun_alert_threshold_pct", "5", "overruns above this share are alerted"),
     ("four_eyes_threshold_micro", "1000000000", "a mint above needs a second admin"),
+    (
+        "model_prices",
+        '{"gpt-4o": {"inputMicroPer1k": 2500, "outputMicroPer1k": 10000},'
+        ' "claude-sonnet-4-5": {"inputMicroPer1k": 3000, "outputMicroPer1k": 15000},'
+        ' "claude-opus-4-5": {"inputMicroPer1k": 15000, "outputMicroPer1k": 75000}}',
+        "micro-USD for 1,000 tokens, read for estimates",
+    ),
     ("foundation_account_id", "sys-foundation", "who receives the foundation's share"),
     ("commons_account_id", "sys-commons", "who receives the commons' share"),
     ("community_account_id", "sys-community-pool", "who receives the community's share"),

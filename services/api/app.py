@@ -2,10 +2,9 @@
 
 import re
 import time
-from typing import Any
 
 import structlog
-from flask import Flask, Response, current_app, g, json, request
+from flask import Flask, Response, g, request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from services.api import errors
@@ -13,6 +12,7 @@ from services.api.auth import policies
 from services.api.context import Services, services
 from services.api.limits import RateLimiter
 from services.api.routes import admin, internal, member
+from shared.balance_cache import BalanceCache
 from shared.config import ApiSettings
 from shared.database import Database
 from shared.ids import new_id
@@ -25,10 +25,9 @@ log = structlog.get_logger()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
-def create_app(settings: ApiSettings, database: Database) -> Flask:
+def create_app(settings: ApiSettings, database: Database, balances: BalanceCache) -> Flask:
     """Build the API on *database*; it opens no connection yet."""
     app = Flask("arrakis-api", static_folder=None)
-    app.json = PlainJson(app)
     terms = TermsCache(database, ceiling_micro=settings.billing_ceiling_micro)
     app.extensions["arrakis"] = Services(
         settings=settings,
@@ -42,6 +41,7 @@ def create_app(settings: ApiSettings, database: Database) -> Flask:
             api_key=settings.nowpayments_api_key,
             callback_url=settings.nowpayments_ipn_callback_url,
         ),
+        balances=balances,
     )
     app.before_request(_begin)
     app.after_request(_end)
@@ -85,15 +85,3 @@ def _end(response: Response) -> Response:
 
 def _metrics() -> Response:
     return Response(generate_latest(), content_type=CONTENT_TYPE_LATEST)
-
-
-class PlainJson(json.provider.DefaultJSONProvider):
-    """JSON in the order in which it was made, so that a repeated answer is the same bytes."""
-
-    sort_keys = False
-    ensure_ascii = False
-
-    def response(self, *args: Any, **kwargs: Any) -> Response:
-        """Write *args* compactly."""
-        text = self.dumps(self._prepare_response_obj(args, kwargs), separators=(",", ":"))
-        return current_app.response_class(text + "\n", mimetype="application/json")

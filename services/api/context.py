@@ -1,23 +1,24 @@
 """What a route works with: the collaborators, the caller, the parsed request, the answer."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from flask import Response, current_app, g, json, request
+from flask import Response, current_app, g, request
 from limits import RateLimitItem
 
 from services.api.auth import Caller, TokenPolicy, authenticate
-from services.api.errors import TooManyRequests, Unprocessable
+from services.api.errors import MalformedBody, TooManyRequests, Unprocessable
 from services.api.limits import RateLimiter
 from services.api.schemas.fields import Request
+from shared.balance_cache import BalanceCache
 from shared.config import ApiSettings
 from shared.database import Database
 from shared.errors import Forbidden, Invalid, NotFound, Unavailable
 from shared.ledger.commands import Outcome
 from shared.ledger.executor import Executor
 from shared.ledger.terms import TermsCache
-from shared.observability import OUTCOMES
 from shared.payments.providers.nowpayments import NowPayments
 from shared.wsgi import read_body
 
@@ -40,6 +41,7 @@ class Services:
     limiter: RateLimiter
     policies: Mapping[str, TokenPolicy]
     provider: NowPayments
+    balances: BalanceCache
 
 
 def services() -> Services:
@@ -104,10 +106,33 @@ def require_scope(scope: str) -> None:
 
 def parse_body(kind: type[R]) -> R:
     """Parse the JSON body, then check the protocol version. Raises for a 400, 413 or 422."""
-    text = read_body(request.environ, BODY_MAX_BYTES)
-    parsed = kind.model_validate_json(text)
+    parsed = kind.model_validate(_read_json(read_body(request.environ, BODY_MAX_BYTES)))
     require_version()
     return parsed
+
+
+def _read_json(text: bytes) -> Any:
+    """Read JSON that means one thing only. Raises MalformedBody."""
+    try:
+        found = json.loads(
+            text.decode(), object_pairs_hook=_unambiguous, parse_constant=_no_constant
+        )
+        if b"\\ud" in text.lower():  # an escaped surrogate must have its other half
+            json.dumps(found, ensure_ascii=False).encode()
+        return found
+    except (ValueError, RecursionError) as error:
+        raise MalformedBody(f"Invalid JSON: {error}") from error
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is given twice")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def parse_query(kind: type[R]) -> R:
@@ -156,8 +181,6 @@ def answer(body: Mapping[str, Any], status: int = 200, *, is_replay: bool = Fals
     return Response(text, status, headers, mimetype="application/json")
 
 
-def answer_outcome(operation: str, outcome: Outcome, status: int = 200) -> Response:
-    """Answer with what became of a command, and count it. Raises its refusal."""
-    code = outcome.error.code if outcome.error else "replayed" if outcome.is_replay else "ok"
-    OUTCOMES.labels(operation, code).inc()
+def answer_outcome(outcome: Outcome, status: int = 200) -> Response:
+    """Answer with what became of a command. Raises its refusal."""
     return answer(outcome.unwrap(), status, is_replay=outcome.is_replay)

@@ -1,10 +1,12 @@
 """The one place where errors become HTTP: kinds to statuses, and the body that callers see."""
 
+import json
 from typing import Any
 
 import structlog
-from flask import Flask, Response, g, json
+from flask import Flask, Response, g
 from pydantic import ValidationError
+from pydantic.alias_generators import to_camel
 from werkzeug.exceptions import HTTPException
 
 from services.api.auth import Unauthorized
@@ -28,6 +30,12 @@ class TooManyRequests(ArrakisError):
     code = "rate_limited"
 
 
+class MalformedBody(Invalid):
+    """The body is not JSON, or means more than one thing."""
+
+    code = "validation_error"
+
+
 class Unprocessable(Invalid):
     """Well formed, but not for this version or state (contract: 422)."""
 
@@ -46,6 +54,7 @@ _KINDS: tuple[tuple[type[ArrakisError], int, str], ...] = (
     (Conflict, 409, "Conflict"),
     (Refused, 402, "Payment Required"),
     (Unavailable, 503, "Service Unavailable"),
+    (ArrakisError, 500, "Internal Server Error"),
 )
 
 
@@ -67,6 +76,9 @@ def describe(error: ArrakisError) -> tuple[int, dict[str, Any]]:
     body: dict[str, Any] = {"error": title, "code": error.code, "message": error.message}
     if error.code == "insufficient_credits":
         body |= {"error": error.code, **error.details}  # the form that loa-finn reads (contract 4)
+    elif isinstance(error, MalformedBody):
+        details = [{"field": "body", "message": error.message}]
+        body |= {"error": "Validation Error", "details": details}
     elif error.details:
         body["details"] = dict(error.details)
     return status, body
@@ -87,21 +99,30 @@ def _answer_expected(error: ArrakisError) -> Response:
     return _answer(status, body, headers)
 
 
-def _answer_validation(error: ValidationError) -> Response:
+def describe_validation(error: ValidationError) -> dict[str, Any]:
+    """Return the body of a 400: what is wrong with which field."""
     details = [
         {
-            "field": ".".join(str(part) for part in fault["loc"]) or "body",
+            "field": ".".join(_wire_name(part) for part in fault["loc"]) or "body",
             "message": fault["msg"].removeprefix("Value error, "),
         }
         for fault in error.errors(include_url=False, include_input=False, include_context=False)
     ]
-    body = {
+    return {
         "error": "Validation Error",
         "code": "validation_error",
         "message": "; ".join(f"{d['field']}: {d['message']}" for d in details),
         "details": details,
     }
-    return _answer(400, body)
+
+
+def _wire_name(part: str | int) -> str:
+    # Of a field that is not there pydantic tells our name, not the caller's.
+    return to_camel(part) if isinstance(part, str) and "_" in part else str(part)
+
+
+def _answer_validation(error: ValidationError) -> Response:
+    return _answer(400, describe_validation(error))
 
 
 def _answer_http(error: HTTPException) -> Response:

@@ -9,7 +9,17 @@ from shared import schema
 from shared.errors import Unavailable
 
 CONTRACT_VERSION = "8.3.0"
-CAPABILITIES = ("reserve", "finalize", "release", "balance", "history", "payments")
+CAPABILITIES = (
+    "reserve",
+    "extend",
+    "finalize",
+    "release",
+    "batch",
+    "estimate",
+    "balance",
+    "history",
+    "payments",
+)
 
 
 def health_report(services: Services) -> tuple[dict[str, Any], bool]:

@@ -1,9 +1,10 @@
 """The application factory of the webhook receiver: its own app and process."""
 
+import json
 import time
 
 import structlog
-from flask import Flask, Response, g, json, request
+from flask import Flask, Response, g, request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import text
 from werkzeug.exceptions import HTTPException

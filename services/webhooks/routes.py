@@ -1,9 +1,10 @@
 """The routes that payment providers call: verify, store, answer (contract 6)."""
 
+import json
 from collections.abc import Mapping
 
 import structlog
-from flask import Blueprint, Response, current_app, json, request
+from flask import Blueprint, Response, current_app, request
 
 from services.webhooks.signatures import BadSignature, WebhookRejected, verify
 from shared.config import WebhookSettings

@@ -4,6 +4,7 @@ from celery import signals
 
 from services.workers.app import Work, install
 from services.workers.schedule import beat_schedule
+from shared.balance_cache import BalanceCache
 from shared.config import WorkerSettings, load_settings
 from shared.database import Database
 from shared.ledger.terms import TermsCache
@@ -11,7 +12,11 @@ from shared.messaging import make_celery
 from shared.observability import configure_logging
 
 settings = load_settings(WorkerSettings)
-database = Database(settings.database_url, pool_size=settings.arrakis_database_pool)
+database = Database(
+    settings.database_url,
+    pool_size=settings.arrakis_database_pool,
+    after_commit=[BalanceCache(settings.redis_url)],
+)
 app = make_celery(settings.redis_url)
 app.conf.beat_schedule = beat_schedule()
 app.set_default()

@@ -44,7 +44,11 @@ class Mint:
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """Hold *amount_micro* before a model runs. ``details`` is JSON text kept with the entry."""
+    """Hold *amount_micro* before a model runs. ``details`` is JSON text kept with the entry.
+
+    ``basis`` says what the amount was estimated from: then a repeat must have the same basis,
+    whatever prices have become meanwhile.
+    """
 
     account_id: str
     reservation_id: str
@@ -54,6 +58,7 @@ class Reserve:
     idempotency_key: str | None = None
     description: str | None = None
     details: str | None = None
+    basis: str | None = None
 
     operation = "reserve"
 
@@ -66,7 +71,11 @@ class Reserve:
     def fingerprint(self) -> str:
         """The content that a repeat must have."""
         return _fingerprint(
-            self.amount_micro, self.pool_id, self.ttl_seconds, self.description, self.details
+            self.basis or self.amount_micro,
+            self.pool_id,
+            self.ttl_seconds,
+            self.description,
+            self.details,
         )
 
 

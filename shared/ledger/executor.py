@@ -13,7 +13,7 @@ from functools import partial
 import structlog
 
 from shared.database import Database, patiently
-from shared.errors import Unavailable
+from shared.errors import ArrakisError, Unavailable
 from shared.ledger.book import post
 from shared.ledger.commands import Command, Outcome
 from shared.ledger.terms import TermsCache
@@ -116,11 +116,33 @@ class Executor:
                 call.error = Unavailable(away.message, code=away.code)
                 continue
             try:
-                call.outcomes = patiently(partial(self._post, call.commands))
+                call.outcomes = self._post_alone(call.commands)
             except Unavailable as error:
                 call.error = away = error
             except BaseException as error:  # noqa: BLE001  it is raised in the caller's thread
                 call.error = error
+
+    def _post_alone(self, commands: Sequence[Command]) -> list[Outcome]:
+        """Carry out one caller's commands together; if that fails, each by itself."""
+        try:
+            return patiently(partial(self._post, commands))
+        except Unavailable:
+            raise
+        except Exception:
+            if len(commands) == 1:
+                raise
+            log.warning("call_failed", commands=len(commands), exc_info=True)
+        outcomes = []
+        for command in commands:
+            try:
+                outcomes += patiently(partial(self._post, [command]))
+            except Unavailable:
+                raise
+            except Exception:
+                log.exception("command_failed", operation=command.operation)
+                fault = ArrakisError("This is our fault; nothing was changed.")
+                outcomes.append(Outcome(error=fault))
+        return outcomes
 
     def _post(self, commands: Sequence[Command]) -> list[Outcome]:
         terms = self._terms.current()

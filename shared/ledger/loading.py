@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import and_, bindparam, literal_column, null, select, text
+from sqlalchemy import and_, bindparam, func, literal_column, null, select, text
 
 from shared.database import Tx, member_of
 from shared.ledger.commands import (
@@ -103,13 +103,14 @@ def _load_accounts(tx: Tx, book: Book, ids: Sequence[str]) -> None:
     # still see other tables as they were before the wait.
     for row in tx.all(_ACCOUNTS, ids=ids):
         book.accounts[row.id] = AccountState(row.id)
-    for row in tx.all(_POOLS, ids=ids):
+    for row in tx.all(_POOLS, ids=ids, now=tx.now):
         book.accounts[row.account_id].pools[row.pool_id] = PoolState(
             available_micro=row.available_micro,
             reserved_micro=row.reserved_micro,
             debt_micro=row.debt_micro,
             version=row.version,
             next_seq=row.next_seq or 1,
+            next_expiry=row.next_expiry,
         )
 
 
@@ -290,6 +291,16 @@ _POOLS = (
         Balance.debt_micro,
         Balance.version,
         AccountSeq.next_seq,
+        # A cached balance is good until a lot of the pool runs out. One step in an index.
+        select(func.min(Lot.expires_at, type_=UtcTime()))
+        .where(
+            Lot.account_id == Balance.account_id,
+            Lot.pool_id == Balance.pool_id,
+            Lot.is_open,
+            Lot.expires_at > bindparam("now", type_=UtcTime()),
+        )
+        .scalar_subquery()
+        .label("next_expiry"),
     )
     .outerjoin(
         AccountSeq,

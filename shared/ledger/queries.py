@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -9,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import Row, and_, func, or_, select
 
 from shared.clock import from_stored, to_stored, to_wire
-from shared.database import Tx
+from shared.database import CachedBalance, Tx
 from shared.errors import Invalid, NotFound
 from shared.ledger.state import balance_answer
 from shared.models.ledger import (
@@ -21,38 +22,124 @@ from shared.models.ledger import (
     Reservation,
     ReservationLot,
 )
+from shared.models.types import UtcTime
+
+_LOTS_SHOWN = 500
 
 
 def balance(tx: Tx, account_id: str, pool_id: str = GENERAL_POOL) -> dict[str, str]:
+    """Return the balance of the view of *pool_id* as callers see it. Raises NotFound."""
+    return balance_body(account_id, pool_id, vars(current_balance(tx, account_id, pool_id)))
+
+
+def current_balance(tx: Tx, account_id: str, pool_id: str) -> CachedBalance:
     """Return the balance of the view of *pool_id*: that pool plus general, less debts.
 
-    Read from the cached rows, so it costs the same after a million entries; credits of lots
-    whose time is over are left out although the sweep may not have booked them yet.
+    Read from the cached rows, so it costs the same after a million entries. Holds and lots whose
+    time is over count as ended, although the sweep may not have booked them yet.
     Raises NotFound (``account_not_found``).
     """
     require_account(tx, account_id)
     pools = {pool_id, GENERAL_POOL}
     rows = tx.all(
-        select(Balance.available_micro, Balance.reserved_micro, Balance.debt_micro).where(
-            Balance.account_id == account_id, Balance.pool_id.in_(pools)
-        )
+        select(
+            Balance.available_micro, Balance.reserved_micro, Balance.debt_micro, Balance.version
+        ).where(Balance.account_id == account_id, Balance.pool_id.in_(pools))
     )
+    open_lots = [Lot.account_id == account_id, Lot.pool_id.in_(pools), Lot.is_open]
     due = tx.scalar(
         select(func.coalesce(func.sum(Lot.available_micro), 0)).where(
-            Lot.account_id == account_id,
-            Lot.pool_id.in_(pools),
-            Lot.is_open,
-            Lot.expires_at <= tx.now,
+            *open_lots, Lot.expires_at <= tx.now
         )
     )
+    next_lot = tx.scalar(
+        select(func.min(Lot.expires_at, type_=UtcTime())).where(*open_lots, Lot.expires_at > tx.now)
+    )
+    reserved = sum(row.reserved_micro for row in rows)
+    ended, coming_back, next_hold = _due_holds(tx, open_lots) if reserved else (0, 0, None)
+    return CachedBalance(
+        account_id=account_id,
+        pool_id=pool_id,
+        available_micro=sum(row.available_micro for row in rows) - int(due) + coming_back,
+        reserved_micro=reserved - ended,
+        debt_micro=sum(row.debt_micro for row in rows),
+        version=sum(row.version for row in rows),
+        good_until=min((t for t in (next_lot, next_hold) if t is not None), default=None),
+    )
+
+
+def _due_holds(tx: Tx, open_lots: Sequence[Any]) -> tuple[int, int, datetime | None]:
+    """Return what unswept due holds hold, how much of it is spendable again, and the next end."""
+    ended = coming_back = 0
+    next_end = None
+    rows = tx.all(
+        select(
+            Reservation.expires_at.label("ends_at"),
+            Lot.expires_at,
+            Lot.refunded_at,
+            ReservationLot.reserved_micro,
+        )
+        .join(ReservationLot, ReservationLot.reservation_id == Reservation.id)
+        .join(Lot, Lot.id == ReservationLot.lot_id)
+        .where(*open_lots, Reservation.status == "pending", Lot.reserved_micro > 0)
+    )
+    for row in rows:
+        if row.ends_at > tx.now:
+            next_end = min(next_end or row.ends_at, row.ends_at)
+            continue
+        ended += row.reserved_micro
+        if row.refunded_at is None and (row.expires_at is None or row.expires_at > tx.now):
+            coming_back += row.reserved_micro
+    return ended, coming_back, next_end
+
+
+def balance_body(account_id: str, pool_id: str, amounts: Mapping[str, Any]) -> dict[str, str]:
+    """Write a balance as callers see it."""
     return {
         "accountId": account_id,
         "poolId": pool_id,
         **balance_answer(
-            available_micro=sum(r.available_micro for r in rows) - int(due),
-            reserved_micro=sum(r.reserved_micro for r in rows),
-            debt_micro=sum(r.debt_micro for r in rows),
+            available_micro=amounts["available_micro"],
+            reserved_micro=amounts["reserved_micro"],
+            debt_micro=amounts["debt_micro"],
         ),
+    }
+
+
+def open_lots(tx: Tx, account_id: str, pool_id: str) -> dict[str, Any]:
+    """Return the lots that the view of *pool_id* may spend, in redemption order (first 500)."""
+    require_account(tx, account_id)
+    rows = tx.all(
+        select(*Lot.__table__.c)
+        .where(
+            Lot.account_id == account_id,
+            Lot.pool_id.in_({pool_id, GENERAL_POOL}),
+            Lot.is_open,
+            or_(Lot.expires_at.is_(None), Lot.expires_at > tx.now),
+        )
+        .order_by(
+            (Lot.pool_id == pool_id).desc(), Lot.expires_at.nulls_last(), Lot.created_at, Lot.id
+        )
+        .limit(_LOTS_SHOWN)
+    )
+    return {
+        "accountId": account_id,
+        "poolId": pool_id,
+        "lots": [
+            {
+                "lotId": row.id,
+                "poolId": row.pool_id,
+                "sourceType": row.source_type,
+                "sourceId": row.source_id,
+                "originalMicro": str(row.original_micro),
+                "availableMicro": str(row.available_micro),
+                "reservedMicro": str(row.reserved_micro),
+                "consumedMicro": str(row.consumed_micro),
+                "expiresAt": to_wire(row.expires_at) if row.expires_at else None,
+                "createdAt": to_wire(row.created_at),
+            }
+            for row in rows
+        ],
     }
 
 
@@ -178,6 +265,7 @@ def show_reservation(tx: Tx, reservation_id: str) -> dict[str, Any]:
     row = tx.first(select(*Reservation.__table__.c).where(Reservation.id == reservation_id))
     if row is None:
         raise NotFound("Reservation not found.", code="reservation_not_found")
+    is_due = row.status == "pending" and row.expires_at <= tx.now  # the sweep comes later
     lots = tx.all(
         select(*ReservationLot.__table__.c)
         .where(ReservationLot.reservation_id == reservation_id)
@@ -188,7 +276,7 @@ def show_reservation(tx: Tx, reservation_id: str) -> dict[str, Any]:
         "accountId": row.account_id,
         "poolId": row.pool_id,
         "reservedMicro": str(row.total_reserved_micro),
-        "status": row.status,
+        "status": "expired" if is_due else row.status,
         "billingMode": row.billing_mode,
         "expiresAt": to_wire(row.expires_at),
         "createdAt": to_wire(row.created_at),

@@ -170,14 +170,15 @@ def release(book: Book, command: Release, _terms: Terms) -> Outcome:
     reservation = owned_reservation(book, command.reservation_id, command.account_id)
     if reservation.status == "finalized":
         raise Conflict("The reservation was finalized.", code="reservation_finalized")
-    is_replay = reservation.status != "pending"
-    if not is_replay:
+    is_replay = reservation.status == "released"
+    if reservation.status == "pending":
         give_back(book, reservation, command.reason)
+        for allocation in reservation.allocations:
+            close_lot(book, allocation.lot)
+    if not is_replay:  # an expired hold has given back already, and now cannot be settled late
         reservation.status = "released"
         reservation.finalized_at = book.now
         reservation.is_changed = True
-        for allocation in reservation.allocations:
-            close_lot(book, allocation.lot)
     answer = {
         "reservationId": reservation.id,
         "releasedMicro": str(reservation.total_reserved_micro),

@@ -3,9 +3,10 @@
 from typing import Any
 
 from shared.clock import add_seconds
-from shared.database import Tx, insert_rows, update_rows, upsert_rows
+from shared.database import CachedBalance, Tx, insert_rows, update_rows, upsert_rows
 from shared.ledger.state import LOT_PARTS, Allocation, Book, ReservationState
 from shared.models.ledger import (
+    GENERAL_POOL,
     AccountSeq,
     Balance,
     Debt,
@@ -79,6 +80,7 @@ def save(tx: Tx, book: Book) -> None:
     _save_debts(tx, book)
     insert_rows(tx, Entry.__table__, book.entries)
     _save_pools(tx, book)
+    _note_balances(tx, book)
     insert_rows(tx, Operation.__table__, book.new_answers)
     upsert_rows(
         tx,
@@ -188,7 +190,36 @@ def _save_debts(tx: Tx, book: Book) -> None:
     insert_rows(tx, DebtPayment.__table__, book.debt_payments)
 
 
+def _note_balances(tx: Tx, book: Book) -> None:
+    """Tell caches the views that have changed: of an account's every pool if general has."""
+    for account in book.accounts.values():
+        changed = {pool_id for pool_id, pool in account.pools.items() if pool.is_changed}
+        shown = account.pools if GENERAL_POOL in changed else changed
+        ends = [pool.next_expiry for pool in account.pools.values() if pool.next_expiry]
+        ends += [
+            hold.expires_at
+            for hold in book.reservations.values()
+            if hold.account_id == account.id and hold.status == "pending"
+        ]
+        for pool_id in shown:
+            parts = [account.pool(name) for name in {pool_id, GENERAL_POOL}]
+            tx.balances.append(
+                CachedBalance(
+                    account_id=account.id,
+                    pool_id=pool_id,
+                    available_micro=account.view(pool_id),
+                    reserved_micro=sum(part.reserved_micro for part in parts),
+                    debt_micro=account.pool(GENERAL_POOL).debt_micro,
+                    version=sum(part.version for part in parts),
+                    good_until=min(ends, default=None),
+                )
+            )
+
+
 def _save_pools(tx: Tx, book: Book) -> None:
+    for account in book.accounts.values():
+        for pool in account.pools.values():
+            pool.version += pool.is_changed
     pools = [
         (account.id, pool_id, pool)
         for account in book.accounts.values()
@@ -205,7 +236,7 @@ def _save_pools(tx: Tx, book: Book) -> None:
                 "available_micro": pool.available_micro,
                 "reserved_micro": pool.reserved_micro,
                 "debt_micro": pool.debt_micro,
-                "version": pool.version + 1,
+                "version": pool.version,
                 "updated_at": book.now,
             }
             for account_id, pool_id, pool in pools

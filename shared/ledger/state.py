@@ -128,6 +128,7 @@ class PoolState:
     debt_micro: int = 0
     version: int = 0
     next_seq: int = 1
+    next_expiry: datetime | None = None
     # Balance and sequence are written together, so a pool that has entries always has both rows.
     is_changed: bool = False
 
@@ -237,6 +238,9 @@ class Book:
         """Take *lot* in, loaded or new."""
         self.lots[lot.id] = lot
         self.lots_of.setdefault(lot.account_id, []).append(lot)
+        if lot.is_new and lot.expires_at is not None:
+            pool = self.accounts[lot.account_id].pool(lot.pool_id)
+            pool.next_expiry = min(pool.next_expiry or lot.expires_at, lot.expires_at)
         if lot.source_id is not None:
             self.sources[(lot.source_type, lot.source_id)] = lot.id
 

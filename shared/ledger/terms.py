@@ -3,18 +3,22 @@
 import re
 import threading
 import time
-from dataclasses import dataclass, replace
-from typing import Literal, cast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Literal, TypeVar, cast
 
 import structlog
 from sqlalchemy import select
 
 from shared.database import Database, Tx
 from shared.errors import Unavailable
+from shared.ledger.estimates import ModelPrice, read_multiplier, read_prices
 from shared.models.ledger import MODES, Account
 from shared.models.operations import ConfigRow
 from shared.money import BPS_WHOLE, MAX_AMOUNT_MICRO
 
+V = TypeVar("V")
 Mode = Literal["shadow", "soft", "live"]
 
 log = structlog.get_logger()
@@ -36,6 +40,8 @@ class Terms:
     commons_account_id: str = "sys-commons"
     community_account_id: str = "sys-community-pool"
     foundation_account_id: str = "sys-foundation"
+    safety_multiplier: Fraction = Fraction(11, 10)
+    model_prices: Mapping[str, ModelPrice] = field(default_factory=dict)
 
 
 class TermsError(ValueError):
@@ -63,11 +69,20 @@ def read_terms(values: dict[str, str]) -> Terms:
         commons_account_id=values.get("commons_account_id") or "sys-commons",
         community_account_id=values.get("community_account_id") or "sys-community-pool",
         foundation_account_id=values.get("foundation_account_id") or "sys-foundation",
+        safety_multiplier=_read(read_multiplier, values, "safety_multiplier", "1.1"),
+        model_prices=_read(read_prices, values, "model_prices", "{}"),
     )
     rates = (terms.commons_rate_bps, terms.community_rate_bps, terms.foundation_rate_bps)
     if sum(rates) != BPS_WHOLE:
         raise TermsError(f"the three *_rate_bps are {rates} and do not add up to {BPS_WHOLE}")
     return terms
+
+
+def _read(reader: Callable[[str], V], values: dict[str, str], key: str, seed: str) -> V:
+    try:
+        return reader(values.get(key, seed))
+    except (ValueError, ArithmeticError, AttributeError) as error:
+        raise TermsError(f"{key} makes no sense: {error}") from error
 
 
 def _whole(values: dict[str, str], key: str, seed: int, lowest: int, highest: int) -> int:

@@ -116,10 +116,15 @@ def test_a_release_of_an_expired_hold_moves_nothing_more(client: Api) -> None:
     account = client.funded_account(10_000_000)
     reservation = hold(client, account, 4_000_000, ttlSeconds=1)
     wait_until_expired(client, reservation)
-    before = snapshot(client, account)
+    before = ledger(client, account)
     released = client.internal("release", {"reservationId": reservation})
     assert released.json() == {"reservationId": reservation, "releasedMicro": "4000000"}
-    assert snapshot(client, account) == before
+    assert ledger(client, account) == before
+    assert "Idempotent-Replay" not in released.headers
+    again = client.internal("release", {"reservationId": reservation})
+    assert (again.content, again.headers["Idempotent-Replay"]) == (released.content, "true")
+    late = client.internal("finalize", {"reservationId": reservation, "actualCostMicro": "1"})
+    assert (late.status_code, late.json()["code"]) == (422, "reservation_released")
 
 
 def test_the_books_close_after_all_that(client: Api) -> None:

@@ -14,6 +14,7 @@ from services.api.context import (
     require_scope,
     services,
 )
+from services.api.operations import count_outcome, read_balance
 from services.api.schemas.requests import (
     AccountRequest,
     BalanceQuery,
@@ -63,7 +64,7 @@ def create_account() -> Response:
                 target_id=account_id,
                 details={"entityType": body.entity_type, "entityId": body.entity_id},
             )
-    return answer_outcome("account_create", outcome, 201 if is_new else 200)
+    return answer_outcome(outcome, 201 if is_new else 200)
 
 
 @routes.get("/accounts")
@@ -84,9 +85,7 @@ def show_account(account_id: str) -> Response:
 @routes.get("/accounts/<account_id>/balance")
 def balance(account_id: str) -> Response:
     """Show an account's balance."""
-    query = parse_query(BalanceQuery)
-    with services().database.reading() as tx:
-        return answer(queries.balance(tx, account_id, query.pool_id))
+    return answer(read_balance(services(), account_id, parse_query(BalanceQuery).pool_id))
 
 
 @routes.get("/accounts/<account_id>/history")
@@ -116,7 +115,8 @@ def mint(account_id: str) -> Response:
             idempotency_key=idempotency_key(),
         ),
     )
-    return answer_outcome("mint", outcome, 201)
+    count_outcome("mint", outcome)
+    return answer_outcome(outcome, 201)
 
 
 def _actor() -> Actor:

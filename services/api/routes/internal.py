@@ -14,8 +14,20 @@ from services.api.context import (
     services,
 )
 from services.api.health import health_report
+from services.api.operations import (
+    count_outcome,
+    estimate_cost,
+    read_balance,
+    run_batch,
+    to_finalize,
+    to_release,
+    to_reserve,
+)
 from services.api.schemas.requests import (
     BalanceQuery,
+    BatchRequest,
+    EstimateRequest,
+    ExtendRequest,
     FinalizeRequest,
     HistoryQuery,
     ReleaseRequest,
@@ -23,9 +35,8 @@ from services.api.schemas.requests import (
     ServicePaymentRequest,
 )
 from shared.ids import new_id
-from shared.ledger import accounts, queries
-from shared.ledger.commands import Finalize, Release, Reserve
-from shared.observability import OVERRUNS, UNCHARGED
+from shared.ledger import queries
+from shared.ledger.commands import Command, Extend
 from shared.payments import creation
 
 routes = Blueprint("internal", __name__)
@@ -48,57 +59,62 @@ def health() -> Response:
 @routes.post("/reserve")
 def reserve() -> Response:
     """Hold credits before a model runs."""
-    body = parse_body(ReserveRequest)
-    outcome = services().executor.execute(
-        Reserve(
-            account_id=body.account_id or _account_of(body),
-            reservation_id=new_id(services().database.clock()),
-            amount_micro=body.estimated_cost_micro,
-            pool_id=body.pool_id,
+    return _execute(to_reserve(services(), parse_body(ReserveRequest), idempotency_key()))
+
+
+@routes.post("/extend")
+def extend() -> Response:
+    """Hold more on a pending hold."""
+    body = parse_body(ExtendRequest)
+    return _execute(
+        Extend(
+            reservation_id=body.reservation_id,
+            additional_micro=body.additional_micro,
+            extension_id=new_id(services().database.clock()),
             ttl_seconds=body.ttl_seconds,
-            idempotency_key=idempotency_key(body.request_id),
-            description=body.description,
-            details=body.metadata,
+            account_id=body.account_id,
+            idempotency_key=idempotency_key(),
         )
     )
-    return answer_outcome("reserve", outcome)
-
-
-def _account_of(body: ReserveRequest) -> str:
-    assert body.entity_type is not None
-    assert body.entity_id is not None
-    with services().database.reading() as tx:
-        return accounts.account_of(tx, entity_type=body.entity_type, entity_id=body.entity_id)
 
 
 @routes.post("/finalize")
 def finalize() -> Response:
     """Settle a hold at its actual cost."""
-    body = parse_body(FinalizeRequest)
-    outcome = services().executor.execute(
-        Finalize(
-            reservation_id=body.reservation_id,
-            actual_cost_micro=body.actual_cost_micro,
-            account_id=body.account_id,
-            idempotency_key=idempotency_key(),
-        )
-    )
-    if outcome.answer is not None and not outcome.is_replay:
-        uncharged = int(outcome.answer["unchargedMicro"])
-        UNCHARGED.inc(uncharged)
-        if uncharged or int(outcome.answer["overrunMicro"]):
-            OVERRUNS.labels(outcome.answer["billingMode"]).inc()
-    return answer_outcome("finalize", outcome)
+    return _execute(to_finalize(services(), parse_body(FinalizeRequest), idempotency_key()))
 
 
 @routes.post("/release")
 def release() -> Response:
     """Give a hold back."""
-    body = parse_body(ReleaseRequest)
-    outcome = services().executor.execute(
-        Release(body.reservation_id, account_id=body.account_id, reason=body.reason)
+    return _execute(to_release(services(), parse_body(ReleaseRequest), idempotency_key()))
+
+
+def _execute(command: Command) -> Response:
+    outcome = services().executor.execute(command)
+    count_outcome(command.operation, outcome)
+    return answer_outcome(outcome)
+
+
+@routes.post("/batch")
+def batch() -> Response:
+    """Carry out up to 500 operations, each with its own result."""
+    body = parse_body(BatchRequest)
+    return answer({"results": run_batch(services(), body.operations)})
+
+
+@routes.post("/estimate")
+def estimate() -> Response:
+    """Say what a request to a model may cost at the most."""
+    body = parse_body(EstimateRequest)
+    terms = services().terms.current()
+    return answer(
+        {
+            "model": body.model,
+            "estimatedCostMicro": str(estimate_cost(services(), body)),
+            "safetyMultiplier": str(float(terms.safety_multiplier)),
+        }
     )
-    return answer_outcome("release", outcome)
 
 
 @routes.get("/reservations/<reservation_id>")
@@ -112,9 +128,7 @@ def show_reservation(reservation_id: str) -> Response:
 @routes.get("/accounts/<account_id>/balance")
 def balance(account_id: str) -> Response:
     """Show an account's balance."""
-    query = parse_query(BalanceQuery)
-    with services().database.reading() as tx:
-        return answer(queries.balance(tx, account_id, query.pool_id))
+    return answer(read_balance(services(), account_id, parse_query(BalanceQuery).pool_id))
 
 
 @routes.get("/accounts/<account_id>/history")

@@ -12,6 +12,7 @@ from services.api.context import (
     parse_query,
     services,
 )
+from services.api.operations import read_balance
 from services.api.schemas.requests import BalanceQuery, HistoryQuery, PaymentRequest
 from shared.ledger import queries
 from shared.payments import creation
@@ -23,9 +24,16 @@ routes.before_request(guard("member", limits.MEMBER))
 @routes.get("/balance")
 def balance() -> Response:
     """Show the member's balance."""
+    pool_id = parse_query(BalanceQuery).pool_id
+    return answer(read_balance(services(), caller().subject, pool_id))
+
+
+@routes.get("/lots")
+def lots() -> Response:
+    """Show the lots that hold something, in the order in which they will be spent."""
     query = parse_query(BalanceQuery)
     with services().database.reading() as tx:
-        return answer(queries.balance(tx, caller().subject, query.pool_id))
+        return answer(queries.open_lots(tx, caller().subject, query.pool_id))
 
 
 @routes.get("/history")

@@ -67,6 +67,10 @@ def _storable(value: str) -> str:
 
 MicroOrZero = Annotated[int, BeforeValidator(_amount)]
 Micro = Annotated[int, BeforeValidator(_amount), AfterValidator(_positive)]
+OptionalMicro = Annotated[
+    int | None,
+    BeforeValidator(lambda value: None if value is None else _positive(_amount(value))),
+]
 Dollars = Annotated[int, BeforeValidator(_dollars), AfterValidator(_positive)]
 Identifier = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_storable)]
 EntityId = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_storable)]

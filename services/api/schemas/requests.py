@@ -1,8 +1,8 @@
 """The bodies and queries of the routes."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from services.api.schemas.fields import (
     Dollars,
@@ -12,13 +12,17 @@ from services.api.schemas.fields import (
     Metadata,
     Micro,
     MicroOrZero,
+    OptionalMicro,
     Pool,
     Request,
     Text,
     Ticker,
 )
+from shared.ledger.estimates import TOKENS_MAX
 from shared.models.ledger import ENTRY_TYPES, GENERAL_POOL
 
+ModelName = Annotated[str, Field(min_length=1, max_length=100)]
+Tokens = Annotated[int, Field(ge=0, le=TOKENS_MAX)]
 EntityType = Literal["agent", "person", "community", "mod", "protocol", "foundation", "commons"]
 EntryType = Annotated[str, Field(pattern=f"^({'|'.join(ENTRY_TYPES)})$")]
 MAX_TOPUP_MICRO = 10_000_000_000
@@ -30,7 +34,10 @@ class ReserveRequest(Request):
     account_id: Identifier | None = None
     entity_type: EntityType | None = None
     entity_id: EntityId | None = None
-    estimated_cost_micro: Micro
+    model: ModelName | None = None
+    input_tokens: Tokens = 0
+    max_output_tokens: Tokens = 0
+    estimated_cost_micro: Annotated[OptionalMicro, Field(validate_default=True)] = None
     pool_id: Pool = GENERAL_POOL
     ttl_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = None
     request_id: Key | None = None
@@ -42,6 +49,36 @@ class ReserveRequest(Request):
         if self.account_id is None and (self.entity_type is None or self.entity_id is None):
             raise ValueError("accountId, or entityType and entityId, must be given")
         return self
+
+    @field_validator("estimated_cost_micro")
+    @classmethod
+    def _is_the_one_amount(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if (value is None) == (info.data.get("model") is None):
+            raise ValueError("Either an amount, or a model with its tokens, must be given.")
+        return value
+
+
+class EstimateRequest(Request):
+    """What a request to a model is about."""
+
+    model: ModelName
+    input_tokens: Tokens
+    max_output_tokens: Tokens
+
+
+class ExtendRequest(Request):
+    """More for a pending hold, and longer if a time is given."""
+
+    reservation_id: Identifier
+    additional_micro: Micro
+    ttl_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = None
+    account_id: Identifier | None = None
+
+
+class BatchRequest(Request):
+    """Up to 500 operations; each is parsed by itself, so that none stops another."""
+
+    operations: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=500)]
 
 
 class FinalizeRequest(Request):

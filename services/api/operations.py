@@ -1,0 +1,140 @@
+"""From requests to commands: what the single routes and the batch have in common."""
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from services.api.context import Services
+from services.api.errors import describe, describe_validation
+from services.api.schemas.fields import Key
+from services.api.schemas.requests import FinalizeRequest, ReleaseRequest, ReserveRequest
+from shared.errors import ArrakisError, Invalid
+from shared.ids import new_id
+from shared.ledger import accounts, queries
+from shared.ledger.commands import Command, Finalize, Outcome, Release, Reserve
+from shared.ledger.estimates import estimate
+from shared.observability import OUTCOMES, OVERRUNS, UNCHARGED
+
+_KEY: TypeAdapter[str | None] = TypeAdapter(Key | None)
+
+
+def to_reserve(services: Services, body: ReserveRequest, key: str | None) -> Reserve:
+    """Return the command for *body*. Raises NotFound for an entity without account, and Invalid
+    (``unknown_model``) if the amount is to be estimated for a model without price."""
+    amount, basis = body.estimated_cost_micro, None
+    if amount is None:
+        amount = estimate_cost(services, body)
+        basis = f"{body.model} {body.input_tokens} {body.max_output_tokens}"
+    return Reserve(
+        account_id=body.account_id or _account_of(services, body),
+        reservation_id=new_id(services.database.clock()),
+        amount_micro=amount,
+        pool_id=body.pool_id,
+        ttl_seconds=body.ttl_seconds,
+        idempotency_key=key or body.request_id,
+        description=body.description,
+        details=body.metadata,
+        basis=basis,
+    )
+
+
+def estimate_cost(services: Services, body: Any) -> int:
+    """Return the estimate for *body*'s model and tokens, at least one micro-USD."""
+    terms = services.terms.current()
+    cost = estimate(
+        terms.model_prices,
+        terms.safety_multiplier,
+        model=body.model,
+        input_tokens=body.input_tokens,
+        max_output_tokens=body.max_output_tokens,
+    )
+    return max(1, cost)
+
+
+def _account_of(services: Services, body: ReserveRequest) -> str:
+    assert body.entity_type is not None
+    assert body.entity_id is not None
+    with services.database.reading() as tx:
+        return accounts.account_of(tx, entity_type=body.entity_type, entity_id=body.entity_id)
+
+
+def to_finalize(_services: Services, body: FinalizeRequest, key: str | None) -> Finalize:
+    """Return the command for *body*."""
+    return Finalize(
+        reservation_id=body.reservation_id,
+        actual_cost_micro=body.actual_cost_micro,
+        account_id=body.account_id,
+        idempotency_key=key,
+    )
+
+
+def to_release(_services: Services, body: ReleaseRequest, _key: str | None) -> Release:
+    """Return the command for *body*."""
+    return Release(body.reservation_id, account_id=body.account_id, reason=body.reason)
+
+
+_BATCHED: dict[str, tuple[Any, Callable[[Services, Any, str | None], Command]]] = {
+    "reserve": (ReserveRequest, to_reserve),
+    "finalize": (FinalizeRequest, to_finalize),
+    "release": (ReleaseRequest, to_release),
+}
+
+
+def run_batch(services: Services, operations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Carry out *operations* in order, in one transaction; return ``{status, body}`` for each.
+
+    One that is refused or malformed answers for itself and stops no other.
+    """
+    results: list[dict[str, Any]] = [{} for _ in operations]
+    commands: list[Command] = []
+    places: list[int] = []
+    for place, operation in enumerate(operations):
+        try:
+            commands.append(_parse(services, operation))
+            places.append(place)
+        except ArrakisError as error:
+            status, body = describe(error)
+            results[place] = {"status": status, "body": body}
+        except ValidationError as error:
+            results[place] = {"status": 400, "body": describe_validation(error)}
+    outcomes = services.executor.execute_all(commands) if commands else []
+    for place, command, outcome in zip(places, commands, outcomes, strict=True):
+        count_outcome(command.operation, outcome)
+        if outcome.error is not None:
+            status, body = describe(outcome.error)
+            results[place] = {"status": status, "body": body}
+        else:
+            results[place] = {"status": 200, "body": outcome.answer}
+    return results
+
+
+def _parse(services: Services, operation: dict[str, Any]) -> Command:
+    kind = operation.get("op")
+    if not isinstance(kind, str) or kind not in _BATCHED:
+        raise Invalid(f"op must be one of {', '.join(_BATCHED)}.", code="unknown_operation")
+    schema, to_command = _BATCHED[kind]
+    key = _KEY.validate_python(operation.get("idempotencyKey"))
+    return to_command(services, schema.model_validate(operation), key)
+
+
+def read_balance(services: Services, account_id: str, pool_id: str) -> dict[str, str]:
+    """Return a balance: from the cache, or from the database, which then fills the cache."""
+    cached = services.balances.read(account_id, pool_id)
+    if cached is not None:
+        return queries.balance_body(account_id, pool_id, cached)
+    with services.database.reading() as tx:
+        known = queries.current_balance(tx, account_id, pool_id)
+    services.balances.write([known])
+    return queries.balance_body(account_id, pool_id, vars(known))
+
+
+def count_outcome(operation: str, outcome: Outcome) -> None:
+    """Count what became of a command, and what a finalize could not charge (W4)."""
+    code = outcome.error.code if outcome.error else "replayed" if outcome.is_replay else "ok"
+    OUTCOMES.labels(operation, code).inc()
+    if operation == "finalize" and outcome.answer is not None and not outcome.is_replay:
+        uncharged = int(outcome.answer["unchargedMicro"])
+        UNCHARGED.inc(uncharged)
+        if uncharged or int(outcome.answer["overrunMicro"]):
+            OVERRUNS.labels(outcome.answer["billingMode"]).inc()
