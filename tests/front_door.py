@@ -134,17 +134,16 @@ def settle(
 
 
 def wait_until_expired(api: Api, reservation_id: str) -> None:
-    """Wait until a hold's time is over, and let the sweep end it as the workers do."""
-    terms = TermsCache(api.database)
+    """Wait until a hold's time is over, then let the sweep end it as the workers do."""
 
     def ended() -> bool:
-        sweeps.expire_holds(api.database, terms)
         shown = api.get(
             f"/api/internal/reservations/{reservation_id}", headers=api.s2s(sub=unique("look"))
         )
         return bool(shown.json()["status"] == "expired")
 
     wait_until(f"the end of hold {reservation_id}", ended)
+    sweeps.expire_holds(api.database, TermsCache(api.database))
 
 
 @contextmanager

@@ -11,6 +11,11 @@ SYSTEM_ACCOUNTS = (
     ("sys-commons", "commons", "pool"),
     ("sys-community-pool", "community", "revenue-pool"),
 )
+MODEL_PRICES = """{
+  "gpt-4o": {"inputMicroPer1k": 2500, "outputMicroPer1k": 10000},
+  "claude-sonnet-4-5": {"inputMicroPer1k": 3000, "outputMicroPer1k": 15000},
+  "claude-opus-4-5": {"inputMicroPer1k": 15000, "outputMicroPer1k": 75000}
+}"""
 SETTINGS = (
     ("billing_mode", "shadow", "shadow, soft or live; kept in each reservation"),
     ("commons_rate_bps", "500", "share of each charge for the commons"),
@@ -24,9 +29,7 @@ SETTINGS = (
     ("four_eyes_threshold_micro", "1000000000", "a mint above needs a second admin"),
     (
         "model_prices",
-        '{"gpt-4o": {"inputMicroPer1k": 2500, "outputMicroPer1k": 10000},'
-        ' "claude-sonnet-4-5": {"inputMicroPer1k": 3000, "outputMicroPer1k": 15000},'
-        ' "claude-opus-4-5": {"inputMicroPer1k": 15000, "outputMicroPer1k": 75000}}',
+        MODEL_PRICES,
         "micro-USD for 1,000 tokens, read for estimates",
     ),
     ("foundation_account_id", "sys-foundation", "who receives the foundation's share"),

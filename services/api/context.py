@@ -119,9 +119,9 @@ def _read_json(text: bytes) -> Any:
         )
         if b"\\ud" in text.lower():  # an escaped surrogate must have its other half
             json.dumps(found, ensure_ascii=False).encode()
-        return found
     except (ValueError, RecursionError) as error:
         raise MalformedBody(f"Invalid JSON: {error}") from error
+    return found
 
 
 def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -222,7 +222,6 @@ def test_any_stream_is_answered_as_the_oracle_says(ledger: Ledger, seed: int, la
         if number % 15 == 14:
             compare_books(ledger, oracle, seed)
     # The stream met what it is meant to meet.
-    print(seed, seen)
     settled = [hold for hold in oracle.holds.values() if hold.answer]
     assert (sum(seen.values()) > 500, len(settled) > 40, seen["Release"] > 7) == (True, True, True)
     assert {hold.answer["late"] for hold in settled if hold.answer} == {False, True}
