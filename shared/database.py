@@ -1,7 +1,7 @@
 """The database: the engine, the only commit in the code, and all that SQLite does differently."""
 
 import json
-import os
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import Executable
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
+from tenacity import Retrying, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
 from shared.clock import Clock, system_clock
@@ -30,10 +30,23 @@ T = TypeVar("T")
 
 _READ_ONLY = "arrakis_read_only"
 _POSTGRES_OPTIONS = (
-    "-c timezone=UTC -c statement_timeout=30000 -c lock_timeout=10000"
+    "-c timezone=UTC -c statement_timeout=30000 -c lock_timeout=2000"
     " -c idle_in_transaction_session_timeout=30000"
 )
 _BUSY_TIMEOUT_MS = 15_000
+# A host that vanished without a word is noticed within seconds, not after the kernel's two hours.
+_POSTGRES_SOCKET = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+_BUSY_STATES = {"55P03", "57014"}  # lock_not_available, query_canceled
+_UNIQUE_STATE = "23505"
+_SQLITE_UNIQUE = {"SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"}
+_SQLITE_BUSY = {5, 6}  # BUSY, LOCKED
+_SQLITE_AWAY = {8, 10, 13, 14, 15}  # READONLY, IOERR, FULL, CANTOPEN, PROTOCOL
 
 
 @dataclass(frozen=True)
@@ -65,8 +78,16 @@ class Tx:
 
     connection: Connection
     now: datetime
+    clock: Clock
     messages: list[Message] = field(default_factory=list)
     balances: list[CachedBalance] = field(default_factory=list)
+
+    def restart_clock(self) -> None:
+        """Set the transaction's instant again, after it waited for a lock.
+
+        Whoever held the lock before has written earlier times, so times follow the lock's order.
+        """
+        self.now = max(self.now, self.clock())
 
     def all(self, statement: Executable, **parameters: Any) -> Sequence[Row[Any]]:
         """Return every row of *statement*."""
@@ -110,14 +131,17 @@ class Database:
         return self.engine.dialect.name == "sqlite"
 
     @contextmanager
-    def transaction(self) -> Iterator[Tx]:
+    def transaction(self, *, lock_timeout_ms: int | None = None) -> Iterator[Tx]:
         """Open a transaction that commits at the end of the block, or not at all.
 
-        Raises Unavailable if the database is away, locked for too long, or refused to go on; then
-        nothing can be said of a commit that had already begun, so callers repeat by key.
+        Raises DatabaseBusy if a row is locked for longer than *lock_timeout_ms* (PostgreSQL;
+        default two seconds), Unavailable if the database is away or refused to go on; then nothing
+        can be said of a commit that had already begun, so callers repeat by key.
         """
         with _translated(), self.engine.begin() as connection:
-            tx = Tx(connection, self.clock())
+            if lock_timeout_ms is not None and not self.is_sqlite:
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(lock_timeout_ms)}")
+            tx = Tx(connection, self.clock(), self.clock)
             yield tx
         for tell in self._after_commit:
             tell(tx)
@@ -126,13 +150,22 @@ class Database:
     def reading(self) -> Iterator[Tx]:
         """Open a transaction for reading only: it takes no lock and never waits for a writer."""
         with _translated(), self.engine.connect() as raw:
-            connection = raw.execution_options(**{_READ_ONLY: True})
+            options: dict[str, Any] = {_READ_ONLY: True}
+            if not self.is_sqlite:  # one snapshot for all statements, as SQLite has it anyway
+                options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+            connection = raw.execution_options(**options)
             with connection.begin():
-                yield Tx(connection, self.clock())
+                yield Tx(connection, self.clock(), self.clock)
 
     def dispose(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
+
+
+class DatabaseBusy(Unavailable):
+    """What the transaction needs is locked by another one for too long. Others may go through."""
+
+    code = "database_busy"
 
 
 @contextmanager
@@ -140,10 +173,22 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except (OperationalError, InterfaceError, PoolTimeout) as error:
+        cause = getattr(error, "orig", None)
+        if getattr(cause, "sqlstate", None) in _BUSY_STATES or _sqlite_code(cause) in _SQLITE_BUSY:
+            raise DatabaseBusy(
+                "Another transaction holds what this one needs; send the same request again."
+            ) from error
+        if isinstance(cause, sqlite3.Error) and _sqlite_code(cause) not in _SQLITE_AWAY:
+            raise  # on SQLite a mistake of ours comes as an OperationalError, too
         raise Unavailable(
             "The database does not answer; send the same request again.",
             code="database_unavailable",
         ) from error
+
+
+def _sqlite_code(cause: Any) -> int | None:
+    code = getattr(cause, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF  # the rest of an extended code says why
 
 
 def patiently(operation: Callable[[], T]) -> T:
@@ -153,12 +198,20 @@ def patiently(operation: Callable[[], T]) -> T:
     race, another transaction took the key between our read and our write, and a repeat reads it.
     """
     retrying = Retrying(
-        retry=retry_if_exception_type((Unavailable, IntegrityError)),
+        retry=retry_if_exception(_is_worth_repeating),
         stop=stop_after_attempt(3),
         wait=wait_random_exponential(multiplier=0.02, max=0.3),
         reraise=True,
     )
     return retrying(operation)
+
+
+def _is_worth_repeating(error: BaseException) -> bool:
+    if isinstance(error, IntegrityError):
+        state = getattr(error.orig, "sqlstate", None)
+        name = getattr(error.orig, "sqlite_errorname", None)
+        return state == _UNIQUE_STATE or name in _SQLITE_UNIQUE
+    return isinstance(error, Unavailable) and not isinstance(error, DatabaseBusy)
 
 
 def _make_engine(url: str, pool_size: int) -> Engine:
@@ -170,6 +223,7 @@ def _make_engine(url: str, pool_size: int) -> Engine:
             parsed,
             pool_size=pool_size,
             max_overflow=0,
+            hide_parameters=True,
             connect_args={"isolation_level": None, "timeout": _BUSY_TIMEOUT_MS / 1000},
         )
         event.listen(engine, "connect", _configure_sqlite)
@@ -181,7 +235,8 @@ def _make_engine(url: str, pool_size: int) -> Engine:
         max_overflow=0,
         pool_timeout=5,
         pool_recycle=1800,
-        connect_args={"options": _POSTGRES_OPTIONS, "connect_timeout": 5},
+        connect_args={"options": _POSTGRES_OPTIONS, **_POSTGRES_SOCKET},
+        hide_parameters=True,  # logs and stored errors must not carry keys and amounts
     )
 
 
@@ -329,10 +384,3 @@ def _on_conflict(names: tuple[str, ...], key: tuple[str, ...], verb: str) -> str
         return ""
     changes = ", ".join(f"{n} = excluded.{n}" for n in names if n not in key)
     return f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
-
-
-def sqlite_path(url: str) -> Path | None:
-    """Return the file of a SQLite database, or None for another one."""
-    parsed = make_url(url)
-    is_file = parsed.get_backend_name() == "sqlite" and parsed.database
-    return Path(os.fspath(parsed.database)) if is_file and parsed.database else None

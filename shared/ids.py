@@ -8,10 +8,6 @@ from datetime import datetime
 from typing import NewType
 
 AccountId = NewType("AccountId", str)
-LotId = NewType("LotId", str)
-ReservationId = NewType("ReservationId", str)
-EntryId = NewType("EntryId", str)
-PaymentId = NewType("PaymentId", str)
 
 SYSTEM_FOUNDATION = AccountId("sys-foundation")
 SYSTEM_COMMONS = AccountId("sys-commons")

@@ -15,6 +15,7 @@ from shared.clock import add_seconds
 from shared.database import Database, Tx, member_of
 
 LEASE_SECONDS = 60
+_AWAY_SECONDS = 2
 _BACKOFF_FIRST_SECONDS = 2
 _BACKOFF_LAST_SECONDS = 900
 
@@ -64,6 +65,21 @@ def held_rows(tx: Tx, model: Any, held: Claim, ids: list[str]) -> list[Any]:
         .with_for_update()
     )
     return list(tx.all(statement, ids=ids))
+
+
+def give_back(tx: Tx, model: Any, held: Claim) -> None:
+    """Return what *held* claims untried: a dependency was away, which is no fault of the work."""
+    statement = (
+        update(model)
+        .where(member_of(model.id, "ids"), model.lease_token == held.token, model.state == "new")
+        .values(
+            attempts=model.attempts - 1,
+            due_at=add_seconds(tx.now, _AWAY_SECONDS),
+            lease_until=None,
+            lease_token=None,
+        )
+    )
+    tx.run(statement, ids=held.ids)
 
 
 def put_off(tx: Tx, model: Any, row_id: str, *, attempts: int, error: str) -> None:

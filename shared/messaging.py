@@ -24,7 +24,6 @@ class TaskName(StrEnum):
     """The kinds of work. The part before the dot is the queue."""
 
     DRAIN_WEBHOOKS = "payments.drain_webhooks"
-    POLL_PAYMENTS = "payments.poll_open"
     EXPIRE_HOLDS = "ledger.expire_holds"
     EXPIRE_LOTS = "ledger.expire_lots"
     ROLL_UP_REVENUE = "ledger.roll_up_revenue"

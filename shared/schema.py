@@ -1,5 +1,6 @@
 """The shape of the database: what is applied, what is missing, and how to apply it."""
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -33,18 +34,19 @@ def downgrade(database: Database, revision: str) -> None:
     command.downgrade(alembic_config(database), revision)
 
 
-def all_names() -> list[str]:
+@cache
+def all_names() -> tuple[str, ...]:
     """Return the names of all migrations, oldest first."""
     steps = ScriptDirectory.from_config(alembic_config()).walk_revisions()
-    return [step.revision for step in reversed(list(steps))]
+    return tuple(step.revision for step in reversed(list(steps)))
 
 
-def applied(database: Database) -> list[str]:
+def applied(database: Database) -> tuple[str, ...]:
     """Return the names of the migrations that *database* has, oldest first."""
     with database.reading() as tx:
         head = MigrationContext.configure(tx.connection).get_current_revision()
     names = all_names()
-    return names[: names.index(head) + 1] if head in names else []
+    return names[: names.index(head) + 1] if head in names else ()
 
 
 def require_current(database: Database) -> None:

@@ -1,12 +1,14 @@
 """The workers' application: one place that runs every kind of work, hinted or polled."""
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
 from celery import Celery, signals
 
+from services.workers.schedule import EVERY_SECONDS
 from shared.database import Database
 from shared.errors import Unavailable
 from shared.ledger import sweeps
@@ -16,7 +18,7 @@ from shared.observability import TASKS
 from shared.payments import intake
 
 log = structlog.get_logger()
-_POLL_SECONDS = 2.0
+_LOOK_SECONDS = 1.0
 _ROUNDS_MAX = 20
 
 
@@ -79,12 +81,15 @@ def _task(work: Work, name: TaskName) -> Callable[[], None]:
 def _start_polling(worker: object, work: Work) -> None:
     """Poll the rows of this worker's queues, so that a dead Redis costs time and no work."""
     queues = set(worker.app.amqp.queues.consume_from)  # type: ignore[attr-defined] # Celery
-    names = [name for name in TaskName if name.queue in queues]
+    due = {name: 0.0 for name in EVERY_SECONDS if name.queue in queues}
     stopping = threading.Event()
 
     def poll() -> None:
-        while not stopping.wait(_POLL_SECONDS):
-            for name in names:
+        while not stopping.wait(_LOOK_SECONDS):
+            for name, due_at in due.items():
+                if time.monotonic() < due_at:
+                    continue
+                due[name] = time.monotonic() + EVERY_SECONDS[name]
                 try:
                     work.run(name)
                 except Exception:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from shared import schema
 from shared.cli import tokens
@@ -56,6 +57,7 @@ def ledger() -> None:
 def verify(settings: OperatorSettings, *, is_json: bool) -> None:
     """Check every invariant of the ledger; exit 1 and say where if one does not hold."""
     database = Database(settings.database_url)
+    schema.require_current(database)
     with database.reading() as tx:
         breaches = integrity.verify(tx)
         sums = integrity.totals(tx)
@@ -86,6 +88,9 @@ def main() -> None:
         arrakis()
     except SettingsError as error:
         click.echo(str(error), err=True)
+        sys.exit(_WRONG_USE)
+    except (ArgumentError, NoSuchModuleError):
+        click.echo("DATABASE_URL is not the address of a database; see .env.example.", err=True)
         sys.exit(_WRONG_USE)
     except Unavailable as error:
         click.echo(f"{error.message} ({error.code})", err=True)

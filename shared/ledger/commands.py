@@ -14,6 +14,7 @@ class Mint:
     """Create a lot of *amount_micro*; it pays the account's open debts first (contract 4.3).
 
     ``source_id`` names where the credits come from and is unique for ever within its type.
+    Money that has arrived is credited whatever its amount: then ``is_received`` is true.
     """
 
     account_id: str
@@ -25,6 +26,7 @@ class Mint:
     expires_at: datetime | None = None
     description: str | None = None
     idempotency_key: str | None = None
+    is_received: bool = False
 
     operation = "mint"
 

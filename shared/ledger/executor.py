@@ -12,7 +12,7 @@ from functools import partial
 
 import structlog
 
-from shared.database import Database, patiently
+from shared.database import Database, DatabaseBusy, patiently
 from shared.errors import ArrakisError, Unavailable
 from shared.ledger.book import post
 from shared.ledger.commands import Command, Outcome
@@ -21,6 +21,8 @@ from shared.ledger.terms import TermsCache
 log = structlog.get_logger()
 _BATCH_MAX = 256
 _WAITING_MAX = 2_000
+_WAIT_SECONDS = 40.0  # longer than any statement may take
+_ALONE_LOCK_TIMEOUT_MS = 250  # the batch has waited already; now a locked account costs little
 
 
 class _Call:
@@ -63,14 +65,23 @@ class Executor:
             self._waiting.append(call)
             call.leads = not self._is_busy
             self._is_busy = True
-        if not call.leads:
-            call.signal.wait()
+        if not call.leads and not call.signal.wait(_WAIT_SECONDS):
+            self._give_up(call)
         if call.leads:
             self._lead()
         if call.error is not None:
             raise call.error
         assert call.outcomes is not None
         return call.outcomes
+
+    def _give_up(self, call: _Call) -> None:
+        """Stop waiting for a transaction that hangs, unless it is this call's turn by now."""
+        with self._lock:
+            if call.leads or call.outcomes is not None:
+                return
+            if call in self._waiting:
+                self._waiting.remove(call)
+        raise Unavailable("The database does not answer in time.", code="database_unavailable")
 
     def _lead(self) -> None:
         """Run one batch, then hand the lead to the next caller that waits, or become idle."""
@@ -99,9 +110,11 @@ class Executor:
     def _run(self, batch: list[_Call]) -> None:
         """Run *batch* in one transaction; if that fails, each call alone, so that none hurts
         another. Once the database does not answer, the rest need not find that out by waiting."""
+        lock_timeout_ms = None
         if len(batch) > 1:
+            lock_timeout_ms = _ALONE_LOCK_TIMEOUT_MS
             try:
-                outcomes = self._post([c for call in batch for c in call.commands])
+                outcomes = self._post([c for call in batch for c in call.commands], None)
             except Exception:
                 log.warning("batch_failed", commands=len(batch), exc_info=True)
             else:
@@ -114,18 +127,29 @@ class Executor:
         for call in batch:
             if away is not None:
                 call.error = Unavailable(away.message, code=away.code)
-                continue
-            try:
-                call.outcomes = self._post_alone(call.commands)
-            except Unavailable as error:
-                call.error = away = error
-            except BaseException as error:  # noqa: BLE001  it is raised in the caller's thread
-                call.error = error
+            else:
+                away = self._run_alone(call, lock_timeout_ms)
+            call.signal.set()
 
-    def _post_alone(self, commands: Sequence[Command]) -> list[Outcome]:
+    def _run_alone(self, call: _Call, lock_timeout_ms: int | None) -> Unavailable | None:
+        """Give *call* its outcomes or its error; return the latter if the database is away."""
+        try:
+            call.outcomes = self._post_alone(call.commands, lock_timeout_ms)
+        except DatabaseBusy as error:
+            call.error = error
+        except Unavailable as error:
+            call.error = error
+            return error
+        except BaseException as error:  # noqa: BLE001  it is raised in the caller's thread
+            call.error = error
+        return None
+
+    def _post_alone(
+        self, commands: Sequence[Command], lock_timeout_ms: int | None
+    ) -> list[Outcome]:
         """Carry out one caller's commands together; if that fails, each by itself."""
         try:
-            return patiently(partial(self._post, commands))
+            return patiently(partial(self._post, commands, lock_timeout_ms))
         except Unavailable:
             raise
         except Exception:
@@ -135,7 +159,7 @@ class Executor:
         outcomes = []
         for command in commands:
             try:
-                outcomes += patiently(partial(self._post, [command]))
+                outcomes += patiently(partial(self._post, [command], lock_timeout_ms))
             except Unavailable:
                 raise
             except Exception:
@@ -144,7 +168,7 @@ class Executor:
                 outcomes.append(Outcome(error=fault))
         return outcomes
 
-    def _post(self, commands: Sequence[Command]) -> list[Outcome]:
+    def _post(self, commands: Sequence[Command], lock_timeout_ms: int | None) -> list[Outcome]:
         terms = self._terms.current()
-        with self._database.transaction() as tx:
+        with self._database.transaction(lock_timeout_ms=lock_timeout_ms) as tx:
             return post(tx, commands, terms)

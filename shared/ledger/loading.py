@@ -64,12 +64,14 @@ def load(tx: Tx, commands: Sequence[Command]) -> Book:
         _load_reservations(book, tx.all(_RESERVATIONS, ids=named))
     wanted |= {r.account_id for r in book.reservations.values()}
     _load_accounts(tx, book, sorted(wanted))
+    book.now = tx.now
     _load_answers(tx, book, commands)
     if named:
         _load_allocations(tx, book, named)
     lot_ids = [c.lot_id for c in commands if isinstance(c, (ExpireLot, Refund))]
     if lot_ids:
-        _add_lots(book, tx.all(_LOTS_BY_ID, ids=lot_ids))
+        named_lots = tx.all(_LOTS_BY_ID, ids=lot_ids)
+        _add_lots(book, (row for row in named_lots if row.account_id in book.accounts))
     _load_sources(tx, book, commands)
     _load_debts(tx, book, [c.account_id for c in commands if isinstance(c, (Mint, Adjust))])
     needs = _needs(book, commands)
@@ -103,6 +105,7 @@ def _load_accounts(tx: Tx, book: Book, ids: Sequence[str]) -> None:
     # still see other tables as they were before the wait.
     for row in tx.all(_ACCOUNTS, ids=ids):
         book.accounts[row.id] = AccountState(row.id)
+    tx.restart_clock()
     for row in tx.all(_POOLS, ids=ids, now=tx.now):
         book.accounts[row.account_id].pools[row.pool_id] = PoolState(
             available_micro=row.available_micro,
@@ -140,7 +143,7 @@ def _load_allocations(tx: Tx, book: Book, holds: Collection[str]) -> None:
 def _load_sources(tx: Tx, book: Book, commands: Iterable[Command]) -> None:
     sources = [c.source_id for c in commands if isinstance(c, Mint) and c.source_id is not None]
     for row in tx.all(_SOURCES, ids=sources) if sources else ():
-        book.sources[(row.source_type, row.source_id)] = row.id
+        book.sources[(row.source_type, row.source_id)] = (row.id, row.original_micro)
 
 
 def _load_debts(tx: Tx, book: Book, account_ids: Iterable[str]) -> None:
@@ -165,21 +168,21 @@ def _owes(book: Book, account_id: str) -> bool:
 def _needs(book: Book, commands: Sequence[Command]) -> dict[tuple[str, str], int]:
     """Return how much may be taken from each (account, pool) beyond what holds already took.
 
-    A mint takes nothing, but it answers with a balance, so lots that are due must be read.
+    A mint or a refund takes nothing, but answers with a balance, so what is due must be read.
     """
     needs: dict[tuple[str, str], int] = defaultdict(int)
     reserves = {c.reservation_id: c for c in commands if isinstance(c, Reserve)}
     for command in commands:
-        place: Mint | Adjust | Reserve | ReservationState | None = None
+        place: Mint | Adjust | Reserve | ReservationState | LotState | None = None
         if isinstance(command, Mint):
             place, amount = command, 0
+        elif isinstance(command, Refund):
+            place, amount = book.lots.get(command.lot_id), 0
         elif isinstance(command, Reserve):
             place, amount = command, command.amount_micro
         elif isinstance(command, Adjust):
             place, amount = command, max(0, -command.amount_micro)
-        elif isinstance(command, Extend):
-            place, amount = book.reservations.get(command.reservation_id), command.additional_micro
-        elif isinstance(command, Finalize):
+        elif isinstance(command, (Extend, Finalize)):
             known = book.reservations.get(command.reservation_id)
             hold = known or reserves.get(command.reservation_id)
             amount = _beyond_hold(hold, command, book)
@@ -190,7 +193,11 @@ def _needs(book: Book, commands: Sequence[Command]) -> dict[tuple[str, str], int
     return needs
 
 
-def _beyond_hold(hold: ReservationState | Reserve | None, command: Finalize, book: Book) -> int:
+def _beyond_hold(
+    hold: ReservationState | Reserve | None, command: Extend | Finalize, book: Book
+) -> int:
+    if isinstance(command, Extend):
+        return command.additional_micro
     if isinstance(hold, Reserve):  # of this same batch
         return max(0, command.actual_cost_micro - hold.amount_micro)
     if hold is None or hold.billing_mode == "shadow" or hold.status in ("finalized", "released"):
@@ -327,7 +334,9 @@ _ALLOCATIONS = (
     .order_by(ReservationLot.reservation_id, ReservationLot.lot_id)
 )
 _LOTS_BY_ID = select(*_LOT_COLUMNS).where(member_of(Lot.id, "ids"))
-_SOURCES = select(Lot.id, Lot.source_type, Lot.source_id).where(member_of(Lot.source_id, "ids"))
+_SOURCES = select(Lot.id, Lot.source_type, Lot.source_id, Lot.original_micro).where(
+    member_of(Lot.source_id, "ids")
+)
 _DEBTS = (
     select(Debt.id, Debt.account_id, Debt.debt_micro, Debt.original_micro, Debt.created_at)
     .where(member_of(Debt.account_id, "ids"), Debt.resolved_at == null())

@@ -20,15 +20,9 @@ from shared.ledger.terms import Terms
 def mint(book: Book, command: Mint, terms: Terms) -> dict[str, Any]:
     """Create a lot; open debts are paid from it, oldest first (behaviour 5.2, contract 4.3)."""
     account = account_of(book, command.account_id)
-    check_amount(command.amount_micro, terms, field="amountMicro")
-    if command.source_id is not None:
-        earlier = book.sources.get((command.source_type, command.source_id))
-        if earlier is not None:
-            raise Conflict(
-                f"{command.source_type} {command.source_id} was already credited.",
-                code="already_credited",
-                details={"lotId": earlier},
-            )
+    if not command.is_received:
+        check_amount(command.amount_micro, terms, field="amountMicro")
+    _check_source(book, command)
     check_new(command.lot_id, book.lots)
     pre = account.view(command.pool_id)
     lot = _add_lot(book, account, command)
@@ -56,6 +50,20 @@ def mint(book: Book, command: Mint, terms: Terms) -> dict[str, Any]:
         "debtPaidMicro": str(paid),
         "balance": account.balance(command.pool_id),
     }
+
+
+def _check_source(book: Book, command: Mint) -> None:
+    """Raise Conflict (``already_credited``) if the source made a lot before."""
+    if command.source_id is None:
+        return
+    earlier = book.sources.get((command.source_type, command.source_id))
+    if earlier is not None:
+        lot_id, amount_micro = earlier
+        raise Conflict(
+            f"{command.source_type} {command.source_id} was already credited.",
+            code="already_credited",
+            details={"lotId": lot_id, "amountMicro": str(amount_micro)},
+        )
 
 
 def _add_lot(book: Book, account: AccountState, command: Mint) -> LotState:

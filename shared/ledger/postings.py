@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 
-from shared.errors import Refused
+from shared.errors import Conflict, Refused
 from shared.ids import new_id
 from shared.ledger.state import (
     AccountState,
@@ -137,12 +137,24 @@ def _json(value: Mapping[str, str]) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
+def is_sound(reservation: ReservationState) -> bool:
+    """Tell whether the lots hold what *reservation* took; a repair by hand may have undone it.
+
+    An unsound hold is left as it is, so that it stops no other work; ``ledger verify`` names it.
+    """
+    return all(a.reserved_micro <= a.lot.reserved_micro for a in reservation.allocations)
+
+
 def give_back(book: Book, reservation: ReservationState, description: str | None) -> None:
     """Return every held credit of *reservation* to its lot, with a ``release`` entry."""
     account = book.accounts[reservation.account_id]
     held = sum(a.reserved_micro for a in reservation.allocations)
     if reservation.billing_mode == "shadow" or held == 0:
         return
+    if not is_sound(reservation):
+        raise Conflict(
+            "The lots of this reservation were changed by hand.", code="hold_inconsistent"
+        )
     pre = account.view(reservation.pool_id)
     for allocation in reservation.allocations:
         book.move(
@@ -237,7 +249,7 @@ def charge(book: Book, reservation: ReservationState, amount_micro: int) -> int:
     use, and what no lot covers is owed (contract 4.2, 4.4).
     """
     remaining = amount_micro
-    held = sorted(reservation.allocations, key=lambda a: redemption_key(a.lot, reservation.pool_id))
+    held = in_order(reservation)
     is_late = reservation.status == "expired"
     for allocation in [] if is_late else held:
         part = min(allocation.reserved_micro, remaining)
@@ -281,6 +293,11 @@ def add_debt(
     )
     book.debts.append(debt)
     account.debts.append(debt)
+
+
+def in_order(reservation: ReservationState) -> list[Allocation]:
+    """Return what a hold has taken in redemption order, however it was loaded."""
+    return sorted(reservation.allocations, key=lambda a: redemption_key(a.lot, reservation.pool_id))
 
 
 def _consume(book: Book, allocation: Allocation, part_micro: int) -> None:

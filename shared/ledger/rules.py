@@ -39,6 +39,8 @@ from shared.ledger.postings import (
     cost_rule,
     give_back,
     hold,
+    in_order,
+    is_sound,
 )
 from shared.ledger.state import (
     AccountState,
@@ -62,7 +64,8 @@ def apply(book: Book, command: Command, terms: Terms) -> Outcome:
 def pass_time(book: Book, reservations: Iterable[ReservationState]) -> None:
     """End the holds and lots on *book* whose time is over (contract 4.4, 4.5; W13, W14)."""
     for reservation in reservations:
-        if reservation.status == "pending" and reservation.expires_at <= book.now:
+        is_due = reservation.status == "pending" and reservation.expires_at <= book.now
+        if is_due and is_sound(reservation):
             give_back(book, reservation, "The hold expired.")
             reservation.status = "expired"
             reservation.is_changed = True
@@ -123,7 +126,7 @@ def extend(book: Book, command: Extend, terms: Terms) -> dict[str, Any]:
         )
     reservation.is_changed = True
     if reservation.billing_mode != "shadow":
-        plan = [(a.lot, a.reserved_micro) for a in reservation.allocations]
+        plan = [(a.lot, a.reserved_micro) for a in in_order(reservation)]
     return describe_hold(book.accounts[reservation.account_id], reservation, plan)
 
 
@@ -157,7 +160,7 @@ def finalize(book: Book, command: Finalize, terms: Terms) -> Outcome:
         give_back(book, reservation, None)
     _settle(book, reservation, command, is_late=is_late)
     add_revenue(book, reservation, terms)
-    for allocation in reservation.allocations:
+    for allocation in in_order(reservation):
         close_lot(book, allocation.lot)  # a hold pins its lots; now what is left of them goes
     answer = describe_finalize(reservation)
     if command.idempotency_key is not None:
@@ -173,7 +176,7 @@ def release(book: Book, command: Release, _terms: Terms) -> Outcome:
     is_replay = reservation.status == "released"
     if reservation.status == "pending":
         give_back(book, reservation, command.reason)
-        for allocation in reservation.allocations:
+        for allocation in in_order(reservation):
             close_lot(book, allocation.lot)
     if not is_replay:  # an expired hold has given back already, and now cannot be settled late
         reservation.status = "released"
@@ -193,7 +196,8 @@ def _once(
 
     def decide_once(book: Book, command: Any, terms: Terms) -> Outcome:
         if isinstance(command, Extend):
-            account_id = reservation_of(book, command.reservation_id).account_id
+            held = owned_reservation(book, command.reservation_id, command.account_id)
+            account_id = held.account_id
         else:
             account_id = account_of(book, command.account_id).id
         known = book.answers.get((account_id, command.operation, command.key))

@@ -225,7 +225,7 @@ class Book:
     accounts: dict[str, AccountState] = field(default_factory=dict)
     lots: dict[str, LotState] = field(default_factory=dict)
     lots_of: dict[str, list[LotState]] = field(default_factory=dict)
-    sources: dict[tuple[str, str], str] = field(default_factory=dict)
+    sources: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)
     reservations: dict[str, ReservationState] = field(default_factory=dict)
     answers: dict[tuple[str, str, str], KnownAnswer] = field(default_factory=dict)
     entries: list[dict[str, Any]] = field(default_factory=list)
@@ -242,7 +242,7 @@ class Book:
             pool = self.accounts[lot.account_id].pool(lot.pool_id)
             pool.next_expiry = min(pool.next_expiry or lot.expires_at, lot.expires_at)
         if lot.source_id is not None:
-            self.sources[(lot.source_type, lot.source_id)] = lot.id
+            self.sources[(lot.source_type, lot.source_id)] = (lot.id, lot.original_micro)
 
     def spendable(self, account_id: str, pool_id: str) -> list[LotState]:
         """Return the lots that a request on *pool_id* may use, in redemption order.

@@ -4,14 +4,17 @@ Each sweep is bounded, may run twice at once, and leaves the rest to the next ti
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 
+import structlog
 from sqlalchemy import bindparam, delete, func, select, text, update
 
 from shared.database import Database, Tx, insert_rows, member_of, update_rows, upsert_rows
+from shared.errors import Unavailable
 from shared.ids import new_id
 from shared.ledger.book import post
-from shared.ledger.commands import ExpireHold, ExpireLot
-from shared.ledger.terms import TermsCache
+from shared.ledger.commands import Command, ExpireHold, ExpireLot
+from shared.ledger.terms import Terms, TermsCache
 from shared.models.ledger import (
     GENERAL_POOL,
     Account,
@@ -23,32 +26,54 @@ from shared.models.ledger import (
 )
 from shared.models.types import UtcTime
 
+log = structlog.get_logger()
 _BATCH = 200
 _REVENUE_BATCH = 2_000
 _KEY_BATCH = 1_000
 
 
 def expire_holds(database: Database, terms: TermsCache) -> int:
-    """End due holds, in one transaction; return how many were found due (W13, W14).
+    """End due holds; return how many were ended (W13, W14).
 
     The holds are found without a lock and decided under it: a finalize that came between wins.
     """
     with database.reading() as tx:
-        due = tx.all(_DUE_HOLDS, now=tx.now)
-    if due:
-        with database.transaction() as tx:
-            post(tx, [ExpireHold(row.id) for row in due], terms.current())
-    return len(due)
+        due = [ExpireHold(row.id) for row in tx.all(_DUE_HOLDS, now=tx.now)]
+    return _post_each(database, terms, due)
 
 
 def expire_lots(database: Database, terms: TermsCache) -> int:
-    """Take what is left of due lots, in one transaction; return how many were found due."""
+    """Take what is left of due lots; return how many were closed."""
     with database.reading() as tx:
-        due = tx.all(_DUE_LOTS, now=tx.now)
-    if due:
+        due = [ExpireLot(row.account_id, row.id) for row in tx.all(_DUE_LOTS, now=tx.now)]
+    return _post_each(database, terms, due)
+
+
+def _post_each(database: Database, terms: TermsCache, commands: Sequence[Command]) -> int:
+    """Post *commands* in one transaction; if that fails each alone, so that none stops the rest."""
+    current = terms.current()
+    try:
+        return _post_together(database, current, commands)
+    except Unavailable:
+        raise
+    except Exception:
+        log.warning("sweep_batch_failed", commands=len(commands), exc_info=True)
+    done = 0
+    for command in commands:
+        try:
+            done += _post_together(database, current, [command])
+        except Unavailable:
+            raise
+        except Exception:
+            log.exception("sweep_failed", operation=command.operation)
+    return done
+
+
+def _post_together(database: Database, terms: Terms, commands: Sequence[Command]) -> int:
+    if commands:
         with database.transaction() as tx:
-            post(tx, [ExpireLot(row.account_id, row.id) for row in due], terms.current())
-    return len(due)
+            post(tx, commands, terms)
+    return len(commands)
 
 
 def roll_up_revenue(database: Database) -> int:

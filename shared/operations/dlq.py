@@ -67,7 +67,7 @@ def enter(
 def complete(tx: Tx, operation: str, *, subject_id: str) -> None:
     """Note that what was in the queue has succeeded; does nothing if it never was there."""
     known = tx.first(_BY_SUBJECT, operation=operation, subject_id=subject_id)
-    if known is not None and known.status in ("pending", "processing"):
+    if known is not None and known.status != "completed":
         row = {
             "id": known.id,
             "status": "completed",

@@ -49,14 +49,15 @@ def _mint(database: Database, terms: Terms, actor: Actor, order: MintOrder) -> O
             account_id=order.account_id,
             lot_id=order.lot_id,
             amount_micro=order.amount_micro,
-            source_type=order.source_type,
+            # What stands for a payment is a deposit: then both bear one name, unique for ever.
+            source_type="deposit" if order.payment_id else order.source_type,
             source_id=crediting.source_id("nowpayments", known_id) if known_id else None,
             pool_id=order.pool_id,
             description=order.description,
             idempotency_key=order.idempotency_key,
         )
         outcome = (
-            _refuse_unsent(payment)
+            _refuse_payment(payment, command)
             or _refuse_alone(tx, command, terms)
             or post(tx, [command], terms)[0]
         )
@@ -80,16 +81,22 @@ def _mint(database: Database, terms: Terms, actor: Actor, order: MintOrder) -> O
     return outcome
 
 
-def _refuse_unsent(payment: Row[Any] | None) -> Outcome | None:
-    """Refuse a payment that the provider has not named: by what name would it be credited once?"""
-    if payment is None or payment.provider_payment_id is not None:
+def _refuse_payment(payment: Row[Any] | None, command: Mint) -> Outcome | None:
+    """Refuse to mint for a payment that is another's, or that nobody can have paid yet."""
+    if payment is None:
         return None
-    return Outcome(
-        error=Conflict(
-            "The provider has not confirmed this payment, so nobody can have paid it.",
-            code="payment_not_confirmed",
+    if payment.account_id is not None and payment.account_id != command.account_id:
+        return Outcome(
+            error=Conflict("The payment is for another account.", code="payment_of_another_account")
         )
-    )
+    if payment.provider_payment_id is None:
+        return Outcome(
+            error=Conflict(
+                "The provider has not confirmed this payment, so nobody can have paid it.",
+                code="payment_not_confirmed",
+            )
+        )
+    return None
 
 
 def _refuse_alone(tx: Tx, command: Mint, terms: Terms) -> Outcome | None:

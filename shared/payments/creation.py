@@ -4,19 +4,26 @@ The row comes first, so an order is never sent twice, whatever happens to the an
 """
 
 import json
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
 from sqlalchemy import select, text
 
 from shared.clock import add_seconds, to_wire
-from shared.database import Database, Tx, insert_rows, update_rows
-from shared.errors import Conflict, Invalid, NotFound, Unavailable
+from shared.database import Database, Tx, insert_rows, patiently, update_rows
+from shared.errors import ArrakisError, Conflict, Invalid, NotFound, Unavailable
 from shared.ids import new_id
 from shared.ledger.queries import require_account
 from shared.models.payments import CryptoPayment
 from shared.money import parse_coin, usd_text
-from shared.payments.providers.nowpayments import CreatedPayment, NowPayments, OutcomeUnknown
+from shared.payments.providers.nowpayments import (
+    CreatedPayment,
+    NowPayments,
+    OutcomeUnknown,
+    ProviderAway,
+)
 
 log = structlog.get_logger()
 _DEFAULT_EXPIRY_SECONDS = 7 * 86_400
@@ -30,6 +37,7 @@ def create_payment(
     account_id: str,
     amount_micro: int,
     pay_currency: str,
+    ceiling_micro: int,
     idempotency_key: str | None = None,
 ) -> tuple[dict[str, Any], bool]:
     """Create a payment into *account_id* and return it, and whether it is an earlier one.
@@ -38,19 +46,21 @@ def create_payment(
     if the provider refuses, Unavailable if it is away or its answer was lost; in the last case
     the payment stays ``creating`` and is not sent again.
     """
-    fingerprint = json.dumps([amount_micro, pay_currency])
-    with database.transaction() as tx:
-        require_account(tx, account_id)
-        payment_id, is_new = _claim(
-            tx,
-            account_id=account_id,
-            amount_micro=amount_micro,
-            pay_currency=pay_currency,
-            idempotency_key=idempotency_key,
-            fingerprint=fingerprint,
+    if amount_micro > ceiling_micro:  # what is paid later is credited whatever the ceiling then
+        raise Invalid(
+            f"The amount is above the ceiling of {ceiling_micro} micro-USD.",
+            code="amount_above_ceiling",
+            details={"ceilingMicro": str(ceiling_micro)},
         )
-        if not is_new:
-            return _replay(tx, payment_id), True
+    claim = Claim(
+        account_id=account_id,
+        amount_micro=amount_micro,
+        pay_currency=pay_currency,
+        idempotency_key=idempotency_key,
+    )
+    payment_id, earlier = patiently(partial(_claim, database, claim))
+    if earlier is not None:
+        return earlier, True
     try:
         created = provider.create_payment(
             order_id=payment_id,
@@ -58,65 +68,76 @@ def create_payment(
             pay_currency=pay_currency,
             description=f"Credits for {account_id}",
         )
+        with database.transaction() as tx:
+            _record(tx, payment_id, created)
+            return show_payment(tx, payment_id), False
     except OutcomeUnknown as unknown:
         log.warning("payment_outcome_unknown", payment_id=payment_id, reason=unknown.message)
         unknown.details = {"paymentId": payment_id}
         raise
-    except (Invalid, Unavailable) as refusal:
+    except (Invalid, ProviderAway) as refusal:
         with database.transaction() as tx:
-            _record_refusal(tx, payment_id, refusal.message)
+            _record_refusal(tx, payment_id, refusal)
         raise
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a payment is asked for; its key, if any, must not be used for other content."""
+
+    account_id: str
+    amount_micro: int
+    pay_currency: str
+    idempotency_key: str | None
+
+    @property
+    def fingerprint(self) -> str:
+        """The content that a repeat must have."""
+        return json.dumps([self.amount_micro, self.pay_currency])
+
+
+def _claim(database: Database, claim: Claim) -> tuple[str, dict[str, Any] | None]:
+    """Return the id of a new row of ours, or of the earlier one with its payment as shown."""
     with database.transaction() as tx:
-        _record(tx, payment_id, created)
-        return show_payment(tx, payment_id), False
+        require_account(tx, claim.account_id)
+        if claim.idempotency_key is not None:
+            earlier = tx.first(_BY_KEY, account_id=claim.account_id, key=claim.idempotency_key)
+            if earlier is not None:
+                return earlier.id, _replay(tx, earlier, claim)
+        payment_id = f"cp_{new_id(tx.now)}"
+        row = {
+            "id": payment_id,
+            "provider": "nowpayments",
+            "account_id": claim.account_id,
+            "order_id": payment_id,
+            "price_amount": parse_coin(usd_text(claim.amount_micro)),
+            "price_currency": "usd",
+            "pay_currency": claim.pay_currency,
+            "status": "creating",
+            "idempotency_key": claim.idempotency_key,
+            "request_fingerprint": claim.fingerprint,
+            "created_at": tx.now,
+            "updated_at": tx.now,
+        }
+        insert_rows(tx, _TABLE, [row])
+        return payment_id, None
 
 
-def _claim(
-    tx: Tx,
-    *,
-    account_id: str,
-    amount_micro: int,
-    pay_currency: str,
-    idempotency_key: str | None,
-    fingerprint: str,
-) -> tuple[str, bool]:
-    if idempotency_key is not None:
-        earlier = tx.first(_BY_KEY, account_id=account_id, key=idempotency_key)
-        if earlier is not None:
-            if earlier.request_fingerprint != fingerprint:
-                raise Conflict(
-                    "This idempotency key was used for a payment with other content.",
-                    code="idempotency_conflict",
-                )
-            return earlier.id, False
-    payment_id = f"cp_{new_id(tx.now)}"
-    row = {
-        "id": payment_id,
-        "provider": "nowpayments",
-        "account_id": account_id,
-        "order_id": payment_id,
-        "price_amount": parse_coin(usd_text(amount_micro)),
-        "price_currency": "usd",
-        "pay_currency": pay_currency,
-        "status": "creating",
-        "idempotency_key": idempotency_key,
-        "request_fingerprint": fingerprint,
-        "created_at": tx.now,
-        "updated_at": tx.now,
-    }
-    insert_rows(tx, _TABLE, [row])
-    return payment_id, True
-
-
-def _replay(tx: Tx, payment_id: str) -> dict[str, Any]:
-    shown = show_payment(tx, payment_id)
-    if shown["status"] == "creating":
+def _replay(tx: Tx, earlier: Any, claim: Claim) -> dict[str, Any]:
+    if earlier.request_fingerprint != claim.fingerprint:
+        raise Conflict(
+            "This idempotency key was used for a payment with other content.",
+            code="idempotency_conflict",
+        )
+    if earlier.status == "creating":
         raise OutcomeUnknown(
             "The provider's answer to this payment is not known yet.",
-            details={"paymentId": payment_id},
+            details={"paymentId": earlier.id},
             retry_after_seconds=30,
         )
-    return shown
+    if earlier.provider_payment_id == _refused_id(earlier.id):
+        raise Invalid(earlier.review_reason, code="payment_refused")
+    return show_payment(tx, earlier.id)
 
 
 def _record(tx: Tx, payment_id: str, created: CreatedPayment) -> None:
@@ -136,16 +157,25 @@ def _record(tx: Tx, payment_id: str, created: CreatedPayment) -> None:
     update_rows(tx, _TABLE, [row])
 
 
-def _record_refusal(tx: Tx, payment_id: str, reason: str) -> None:
-    # No address exists for it, so no money can arrive; the id is ours to tell it apart.
+def _record_refusal(tx: Tx, payment_id: str, refusal: ArrakisError) -> None:
+    """Note that no address exists for this row, so no money can arrive.
+
+    What failed for now gives its key back: the same request may be sent again and must succeed.
+    """
     row = {
         "id": payment_id,
-        "provider_payment_id": f"refused-{payment_id}",
+        "provider_payment_id": _refused_id(payment_id),
         "status": "failed",
-        "review_reason": reason,
+        "review_reason": refusal.message,
         "updated_at": tx.now,
     }
+    if isinstance(refusal, Unavailable):
+        row["idempotency_key"] = None
     update_rows(tx, _TABLE, [row])
+
+
+def _refused_id(payment_id: str) -> str:
+    return f"refused-{payment_id}"
 
 
 def show_payment(tx: Tx, payment_id: str, *, account_id: str | None = None) -> dict[str, Any]:
@@ -167,7 +197,7 @@ def show_payment(tx: Tx, payment_id: str, *, account_id: str | None = None) -> d
         "payAmount": f"{row.pay_amount:f}" if row.pay_amount is not None else None,
         "payCurrency": row.pay_currency,
         "actuallyPaid": f"{row.actually_paid:f}" if row.actually_paid is not None else None,
-        "creditedMicro": str(row.amount_usd_micro) if row.lot_id else None,
+        "creditedMicro": str(row.amount_usd_micro) if row.amount_usd_micro else None,
         "lotId": row.lot_id,
         "reviewReason": row.review_reason,
         "createdAt": to_wire(row.created_at),
@@ -181,7 +211,13 @@ _BY_ID = (
     .where((CryptoPayment.id == text(":id")) | (CryptoPayment.provider_payment_id == text(":id")))
     .order_by(CryptoPayment.provider)
 )
-_BY_KEY = select(CryptoPayment.id, CryptoPayment.request_fingerprint).where(
+_BY_KEY = select(
+    CryptoPayment.id,
+    CryptoPayment.status,
+    CryptoPayment.provider_payment_id,
+    CryptoPayment.review_reason,
+    CryptoPayment.request_fingerprint,
+).where(
     CryptoPayment.account_id == text(":account_id"), CryptoPayment.idempotency_key == text(":key")
 )
 _STATUS = select(CryptoPayment.status).where(CryptoPayment.id == text(":id")).with_for_update()

@@ -6,6 +6,7 @@ on the notice: so a notice can be delivered, claimed or crash twice and still cr
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from sqlalchemy import or_, select, update
 
 from shared import jobs
 from shared.database import Database, Tx, insert_rows, member_of, patiently, update_rows
-from shared.errors import Invalid
+from shared.errors import Invalid, Unavailable
 from shared.ids import new_id
 from shared.ledger.book import post
 from shared.ledger.commands import Mint, Outcome, Refund
@@ -70,6 +71,9 @@ def drain(database: Database, terms: TermsCache) -> int:
         return 0
     try:
         _work(database, terms.current(), held, held.ids)
+    except Unavailable:
+        _give_back(database, held)
+        raise
     except Exception:
         log.warning("intake_batch_failed", events=len(held.ids), exc_info=True)
         for event_id in held.ids:
@@ -80,6 +84,8 @@ def drain(database: Database, terms: TermsCache) -> int:
 def _work_alone(database: Database, terms: Terms, held: jobs.Claim, event_id: str) -> None:
     try:
         _work(database, terms, held, [event_id])
+    except Unavailable:
+        _give_back(database, jobs.Claim(held.token, [event_id]))
     except Exception as error:
         log.exception("intake_failed", event_id=event_id)
         with database.transaction() as tx:
@@ -89,7 +95,13 @@ def _work_alone(database: Database, terms: Terms, held: jobs.Claim, event_id: st
                         tx, WebhookEvent, event.id, attempts=event.attempts, error=repr(error)
                     )
                 else:
-                    _park(tx, event, repr(error))
+                    _park(tx, event, repr(error), needs_person=False)
+
+
+def _give_back(database: Database, held: jobs.Claim) -> None:
+    """Let notices wait for the database, uncounted; if it is away altogether the lease lapses."""
+    with suppress(Unavailable), database.transaction() as tx:
+        jobs.give_back(tx, WebhookEvent, held)
 
 
 def _work(database: Database, terms: Terms, held: jobs.Claim, ids: list[str]) -> None:
@@ -188,6 +200,11 @@ def _step(tx: Tx, event: Any, notice: dict[str, Any], payment: Payment) -> Step:
     if event.status == "finished":
         payment.changes["finished_at"] = tx.now
         _plan_credit(tx, step, payment)
+    elif event.status == "partially_paid":
+        # It may still be finished; until then a person decides what the part is worth.
+        reason = "Less arrived than was asked for."
+        payment.changes["review_reason"] = reason
+        step.dead_letter = ("deposit", reason)
     elif event.status == "refunded" and payment.credit_lot_id is not None:
         step.command = Refund(
             account_id=payment["account_id"],
@@ -220,6 +237,7 @@ def _plan_credit(tx: Tx, step: Step, payment: Payment) -> None:
         source_type="deposit",
         source_id=crediting.source_id("nowpayments", payment["provider_payment_id"]),
         description=f"NOWPayments payment {payment['provider_payment_id']}",
+        is_received=True,
     )
 
 
@@ -229,7 +247,10 @@ def _take_outcome(step: Step, outcome: Outcome) -> None:
     assert step.payment is not None
     if outcome.error is not None and outcome.error.code == "already_credited":
         # An operator minted for this payment before its notice came (runbook 6).
-        step.payment.changes["lot_id"] = outcome.error.details["lotId"]
+        step.payment.changes |= {
+            "lot_id": outcome.error.details["lotId"],
+            "amount_usd_micro": int(outcome.error.details["amountMicro"]),
+        }
         step.outcome = "already_credited"
     elif outcome.error is not None and isinstance(step.command, Refund):
         step.dead_letter = ("refund", outcome.error.message)
@@ -278,31 +299,35 @@ def _save(tx: Tx, steps: Sequence[Step]) -> None:
     for payment in changed.values():  # payments differ in what changes, so each is its own write
         update_rows(tx, _TABLE, [{"id": payment.row["id"], **payment.changes}])
     for step in steps:
-        if step.dead_letter is None:
-            dlq.complete(tx, "webhook", subject_id=step.event.id)
-            values = jobs.finished(tx.now, outcome=step.outcome)
-            tx.run(update(WebhookEvent).where(WebhookEvent.id == step.event.id).values(**values))
-            continue
-        operation, reason = step.dead_letter
-        _park(tx, step.event, reason, operation=operation, needs_person=step.needs_person)
+        if step.dead_letter is not None:
+            operation, reason = step.dead_letter
+            if operation == "webhook":
+                _park(tx, step.event, reason, needs_person=step.needs_person)
+                continue
+            _enter_dlq(tx, step.event, operation, reason, needs_person=True)
+        dlq.complete(tx, "webhook", subject_id=step.event.id)
+        if step.payment is not None and step.payment.changes.get("lot_id") is not None:
+            dlq.complete(tx, "deposit", subject_id=step.event.provider_payment_id)
+        values = jobs.finished(tx.now, outcome=step.outcome)
+        tx.run(update(WebhookEvent).where(WebhookEvent.id == step.event.id).values(**values))
 
 
-def _park(
-    tx: Tx, event: Any, reason: str, *, operation: str = "webhook", needs_person: bool = True
-) -> None:
+def _park(tx: Tx, event: Any, reason: str, *, needs_person: bool) -> None:
     """Put *event* aside and into the dead-letter queue, from where it comes back or is reviewed."""
-    subject = event.id if operation == "webhook" else event.provider_payment_id
-    payload = {"eventId": event.id, "providerPaymentId": event.provider_payment_id}
+    _enter_dlq(tx, event, "webhook", reason, needs_person=needs_person)
+    values = {"state": "parked", "lease_until": None, "lease_token": None, "last_error": reason}
+    tx.run(update(WebhookEvent).where(WebhookEvent.id == event.id).values(**values))
+
+
+def _enter_dlq(tx: Tx, event: Any, operation: str, reason: str, *, needs_person: bool) -> None:
     dlq.enter(
         tx,
         operation,
-        subject_id=subject,
-        payload=payload,
+        subject_id=event.id if operation == "webhook" else event.provider_payment_id,
+        payload={"eventId": event.id, "providerPaymentId": event.provider_payment_id},
         error=reason,
         needs_person=needs_person,
     )
-    values = {"state": "parked", "lease_until": None, "lease_token": None, "last_error": reason}
-    tx.run(update(WebhookEvent).where(WebhookEvent.id == event.id).values(**values))
 
 
 def retry_parked(database: Database) -> int:

@@ -8,18 +8,18 @@ from enum import Enum
 _MONEY_CAME = {"finished"}
 _ON_THE_WAY = {"confirming", "confirmed", "sending"}
 
+_ENDS = {"partially_paid", "finished", "failed", "refunded"}
+
 ALLOWED: dict[str, frozenset[str]] = {
-    "creating": frozenset(
-        {"waiting", *_ON_THE_WAY, "partially_paid", "finished", "failed", "expired"}
-    ),
-    "waiting": frozenset({*_ON_THE_WAY, "partially_paid", "finished", "failed", "expired"}),
-    "confirming": frozenset({"confirmed", "sending", "partially_paid", "finished", "failed"}),
-    "confirmed": frozenset({"sending", "partially_paid", "finished", "failed"}),
-    "sending": frozenset({"partially_paid", "finished", "failed"}),
-    "partially_paid": frozenset({*_ON_THE_WAY, "finished", "failed", "expired", "refunded"}),
+    "creating": frozenset({"waiting", *_ON_THE_WAY, *_ENDS, "expired"}),
+    "waiting": frozenset({*_ON_THE_WAY, *_ENDS, "expired"}),
+    "confirming": frozenset({"confirmed", "sending", *_ENDS}),
+    "confirmed": frozenset({"sending", *_ENDS}),
+    "sending": frozenset(_ENDS),
+    "partially_paid": frozenset({*_ON_THE_WAY, "finished", "failed", "refunded", "expired"}),
     "finished": frozenset({"refunded"}),
     "expired": frozenset({"partially_paid", "finished", "refunded"}),
-    "failed": frozenset(),
+    "failed": frozenset({"refunded"}),
     "refunded": frozenset(),
     "manual_review": frozenset(),
 }

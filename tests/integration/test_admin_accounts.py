@@ -266,7 +266,10 @@ def test_a_mint_for_a_payment_credits_it_once(client: Api) -> None:
     elsewhere = give(client, other, **wanted)
     for refused in (with_a_key, elsewhere):
         assert (refused.status_code, refused.json()["code"]) == (409, "already_credited")
-        assert refused.json()["details"] == {"lotId": first.json()["lotId"]}
+        assert refused.json()["details"] == {
+            "lotId": first.json()["lotId"],
+            "amountMicro": "1000",
+        }
     assert balance(client, account) == (1_000, 0, 0)
     assert balance(client, other) == (0, 0, 0)
 

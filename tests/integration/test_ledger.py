@@ -283,7 +283,10 @@ def test_a_mint_is_repeated_by_its_key_and_its_source_counts_once(ledger: Ledger
     for who in (account, other):
         error = ledger.outcome(Mint(who, make_id(), M, "deposit", "nowpay-1", CAMPAIGN)).error
         assert isinstance(error, Conflict)
-        assert (error.code, error.details) == ("already_credited", {"lotId": first["lotId"]})
+        assert (error.code, error.details) == (
+            "already_credited",
+            {"lotId": first["lotId"], "amountMicro": "1000000"},
+        )
     assert (ledger.balance(account), ledger.balance(other)) == ((M, 0, 0), (0, 0, 0))
     ledger.mint(other, 7, source_id="nowpay-1")  # a grant's sources are others
 

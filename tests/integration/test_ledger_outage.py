@@ -19,8 +19,8 @@ CALLERS, CYCLES = 12, 25
 
 @pytest.fixture
 def server() -> Iterator[RunningServer]:
-    """A PostgreSQL that may be stopped and killed."""
-    with running_postgres(fsync=False) as running:
+    """A PostgreSQL that may be stopped and killed, and keeps what it has committed."""
+    with running_postgres(fsync=True) as running:
         yield running
 
 

@@ -173,7 +173,7 @@ def test_a_sweep_takes_due_lots_out_of_all_pools(ledger: Ledger) -> None:
     assert ledger.balance(account, CAMPAIGN) == (M, 0, 0)
     assert ledger.entries(account, CAMPAIGN)[-2:] == [
         ("release", 1_500_000, M, 2_500_000),
-        ("expire", -M, 2_000_000, M),
+        ("expire", -M, 2_500_000, 1_500_000),
     ]
     assert ledger.entries(account)[-1] == ("expire", -500_000, 1_500_000, M)
     assert ledger.rows("SELECT SUM(expired_micro) FROM credit_lots") == [(2 * M,)]

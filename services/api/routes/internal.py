@@ -149,6 +149,7 @@ def create_payment() -> Response:
         account_id=body.account_id,
         amount_micro=body.amount_usd,
         pay_currency=body.pay_currency.lower(),
+        ceiling_micro=services().terms.current().ceiling_micro,
         idempotency_key=idempotency_key(),
     )
     return answer(created, 201, is_replay=is_replay)

@@ -4,6 +4,7 @@ Ids and amounts may come as text or numbers; amounts are exact decimals, never f
 """
 
 import json
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +15,10 @@ import requests
 from shared.errors import Invalid, Unavailable
 from shared.money import CoinAmount, parse_coin, usd_text
 
-_CONNECT_SECONDS, _READ_SECONDS = 3.05, 20.0
+_CONNECT_SECONDS, _READ_SECONDS = 3.05, 8.0
+_CALLS_AT_ONCE = 4
+_TEXT_MAX = 255
+_NOT_THE_CUSTOMERS = {401, 403, 429}
 _BAD_REQUEST, _SERVER_FAULT, _CREATED = 400, 500, 201
 
 
@@ -22,6 +26,12 @@ class OutcomeUnknown(Unavailable):
     """The provider may or may not have done it: never success, never failure."""
 
     code = "payment_outcome_unknown"
+
+
+class ProviderAway(Unavailable):
+    """The provider has surely done nothing, and may do it later."""
+
+    code = "provider_unavailable"
 
 
 @dataclass(frozen=True)
@@ -44,17 +54,19 @@ class NowPayments:
         self._url = url.rstrip("/")
         self._api_key = api_key
         self._callback_url = callback_url
+        # A provider that is slow may hold a few of our threads, never all of them.
+        self._slots = threading.BoundedSemaphore(_CALLS_AT_ONCE)
 
     def create_payment(
         self, *, order_id: str, amount_micro: int, pay_currency: str, description: str
     ) -> CreatedPayment:
         """Create a payment of *amount_micro* in USD, once: there is no key, so never blindly again.
 
-        Raises Invalid (``payment_refused``) if the provider says no, Unavailable
-        (``provider_unavailable``) if it surely did nothing, OutcomeUnknown otherwise.
+        Raises Invalid (``payment_refused``) if the provider says no, ProviderAway if it surely
+        did nothing, OutcomeUnknown otherwise.
         """
         if not self._api_key:
-            raise Unavailable(
+            raise ProviderAway(
                 "Crypto payments are not configured: NOWPAYMENTS_API_KEY is not set.",
                 code="payments_not_configured",
                 retry_after_seconds=60,
@@ -73,12 +85,19 @@ class NowPayments:
         answer = self._post("/payment", body)
         if answer.status_code == _CREATED:
             return _read_created(answer)
+        if answer.status_code in _NOT_THE_CUSTOMERS:
+            raise ProviderAway(
+                f"The provider does not take payments from us now ({answer.status_code}).",
+                retry_after_seconds=30,
+            )
         if _BAD_REQUEST <= answer.status_code < _SERVER_FAULT:
             said = _error_of(answer)
             raise Invalid(f"The provider refused the payment: {said}", code="payment_refused")
         raise OutcomeUnknown(f"The provider answered {answer.status_code}.")
 
     def _post(self, path: str, body: Mapping[str, Any]) -> requests.Response:
+        if not self._slots.acquire(timeout=_CONNECT_SECONDS):
+            raise ProviderAway("The payment provider is slow; try again.", retry_after_seconds=10)
         try:
             return requests.post(
                 self._url + path,
@@ -91,19 +110,17 @@ class NowPayments:
             raise _not_reached() from error
         except requests.ConnectionError as error:
             # A refused connection did nothing; a broken one may have.
-            if "NewConnectionError" in repr(error):
+            if any(word in repr(error) for word in ("NewConnection", "NameResolution")):
                 raise _not_reached() from error
             raise OutcomeUnknown("The provider broke the connection off.") from error
         except requests.RequestException as error:
             raise OutcomeUnknown("The provider did not answer in time.") from error
+        finally:
+            self._slots.release()
 
 
 def _not_reached() -> Unavailable:
-    return Unavailable(
-        "The payment provider cannot be reached.",
-        code="provider_unavailable",
-        retry_after_seconds=30,
-    )
+    return ProviderAway("The payment provider cannot be reached.", retry_after_seconds=30)
 
 
 def _read_created(answer: requests.Response) -> CreatedPayment:
@@ -112,9 +129,9 @@ def _read_created(answer: requests.Response) -> CreatedPayment:
         return CreatedPayment(
             provider_payment_id=_identifier(fields["payment_id"]),
             status=str(fields["payment_status"]),
-            pay_address=str(fields["pay_address"]),
+            pay_address=_printable(fields["pay_address"]),
             pay_amount=parse_coin(fields["pay_amount"]),
-            pay_currency=str(fields["pay_currency"]).lower(),
+            pay_currency=_printable(fields["pay_currency"]).lower(),
             expires_at=_moment(fields.get("expiration_estimate_date")),
             raw=answer.text,
         )
@@ -129,11 +146,19 @@ def _identifier(value: Any) -> str:
     return text
 
 
+def _printable(value: Any) -> str:
+    if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= _TEXT_MAX:
+        raise ValueError("not a text that can be shown")
+    return value
+
+
 def _moment(value: Any) -> datetime | None:
-    if not isinstance(value, str):
+    # It is only told to people, so an odd one must not cost the payment.
+    try:
+        moment = datetime.fromisoformat(value)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):
         return None
-    moment = datetime.fromisoformat(value)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _error_of(answer: requests.Response) -> str:
