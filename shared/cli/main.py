@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -13,7 +14,8 @@ from shared.cli import tokens
 from shared.config import OperatorSettings, SettingsError, load_settings
 from shared.database import Database
 from shared.errors import ArrakisError, Unavailable
-from shared.ledger import integrity
+from shared.ledger import explain, integrity
+from shared.money import format_usd
 
 _BAD_NEWS, _WRONG_USE, _AWAY = 1, 2, 3
 
@@ -72,6 +74,38 @@ def verify(settings: OperatorSettings, *, is_json: bool) -> None:
     tell(facts, is_json=is_json, text="\n".join(lines))
     if breaches:
         sys.exit(_BAD_NEWS)
+
+
+@ledger.command("balance")
+@click.argument("account_id")
+@click.option("--as-of", type=click.DateTime(), help="UTC; default now.")
+@as_json
+@click.pass_obj
+def balance(
+    settings: OperatorSettings, account_id: str, as_of: datetime | None, *, is_json: bool
+) -> None:
+    """Show what ACCOUNT_ID had available at a time, summed from its entries."""
+    database = Database(settings.database_url)
+    moment = as_of.replace(tzinfo=UTC) if as_of else database.clock()
+    with database.reading() as tx:
+        found = explain.balance_as_of(tx, account_id, moment)
+    words = f"{found['availableMicro']} micro-USD ({format_usd(int(found['availableMicro']))})"
+    tell(found, is_json=is_json, text=f"{account_id} had {words} at {found['asOf']}.")
+
+
+@arrakis.group()
+def account() -> None:
+    """Look at accounts."""
+
+
+@account.command("explain")
+@click.argument("subject_id")
+@click.pass_obj
+def explain_subject(settings: OperatorSettings, subject_id: str) -> None:
+    """Explain a reservation or ledger entry, as JSON: lots, their payments or grants, the split."""
+    database = Database(settings.database_url)
+    with database.reading() as tx:
+        click.echo(json.dumps(explain.explain(tx, subject_id), indent=2, ensure_ascii=False))
 
 
 arrakis.add_command(tokens.token)
