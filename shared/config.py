@@ -61,6 +61,7 @@ class ApiSettings(ProviderSettings):
     feature_billing_enabled: str = "false"
     billing_internal_jwt_secret: Secret
     billing_internal_jwt_secret_prev: OptionalSecret = ""
+    billing_internal_jwks: str = ""
     billing_admin_jwt_secret: Secret
     billing_admin_jwt_secret_prev: OptionalSecret = ""
     billing_member_jwt_secret: Secret

@@ -1,4 +1,7 @@
-"""Tokens: who calls. HS256 with pinned algorithm, current and previous key (contract 3)."""
+"""Tokens: who calls. HS256 with our secrets, or ES256 with a service's own keys (contract 3).
+
+The algorithm is pinned by the key: a public key never verifies an HMAC, nor a secret an ES256.
+"""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -7,6 +10,7 @@ from typing import Any
 
 import jwt
 
+from services.api.jwks import KeySet
 from shared.config import ApiSettings
 from shared.errors import ArrakisError
 from shared.observability import TOKENS_REFUSED
@@ -32,6 +36,7 @@ class TokenPolicy:
     audiences: tuple[str, ...]
     max_life_seconds: int
     needs_subject: bool
+    public_keys: KeySet | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ def policies(settings: ApiSettings) -> Mapping[str, TokenPolicy]:
             ("arrakis-internal", "arrakis"),
             300,
             needs_subject=False,
+            public_keys=KeySet(jwks) if (jwks := settings.billing_internal_jwks) else None,
         ),
         "admin": TokenPolicy(
             "admin",
@@ -123,27 +129,54 @@ def _subject(policy: TokenPolicy, claims: Mapping[str, Any]) -> str:
 
 
 def _decode(policy: TokenPolicy, token: str) -> dict[str, Any]:
+    if policy.public_keys is not None:
+        key_id = _es256_key_id(token)
+        if key_id is not None:
+            key = policy.public_keys.key(key_id)
+            if key is None:
+                raise _Fault("unknown_key")
+            return _verify(policy, token, key.key, "ES256")
     for secret in policy.secrets:
         try:
-            return jwt.decode(
-                token,
-                secret,
-                algorithms=["HS256"],
-                audience=policy.audiences,
-                issuer=policy.issuers,
-                # Our own checks of the times are stricter: plain integers, a longest life.
-                options={
-                    "verify_exp": False,
-                    "verify_iat": False,
-                    "require": ["iss", "aud", "exp", "iat"],
-                },
-                leeway=LEEWAY_SECONDS,
-            )
-        except jwt.InvalidSignatureError:
-            continue  # it may be signed with the previous key
-        except jwt.PyJWTError as error:
-            raise _Fault(type(error).__name__) from error
+            return _verify(policy, token, secret, "HS256")
+        except _WrongKey:
+            continue  # it may be signed with the previous one
     raise _Fault("signature")
+
+
+def _es256_key_id(token: str) -> str | None:
+    try:
+        header = jwt.get_unverified_header(token)
+    except jwt.PyJWTError as error:
+        raise _Fault("malformed") from error
+    key_id = header.get("kid")
+    return key_id if header.get("alg") == "ES256" and isinstance(key_id, str) else None
+
+
+class _WrongKey(_Fault):
+    """The signature is not of this key."""
+
+
+def _verify(policy: TokenPolicy, token: str, key: Any, algorithm: str) -> dict[str, Any]:
+    try:
+        return jwt.decode(
+            token,
+            key,
+            algorithms=[algorithm],
+            audience=policy.audiences,
+            issuer=policy.issuers,
+            # Our own checks of the times are stricter: plain integers, a longest life.
+            options={
+                "verify_exp": False,
+                "verify_iat": False,
+                "require": ["iss", "aud", "exp", "iat"],
+            },
+            leeway=LEEWAY_SECONDS,
+        )
+    except jwt.InvalidSignatureError as error:
+        raise _WrongKey("signature") from error
+    except jwt.PyJWTError as error:
+        raise _Fault(type(error).__name__) from error
 
 
 def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
