@@ -6,138 +6,16 @@ right, 1 at the first figure that is wrong.
 """
 
 import signal
-import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
-
-import jwt
-import requests
+from typing import NoReturn
 
 from deploy.local.services import arrakis_stack
 from deploy.local.sockets import free_ports
-from deploy.local.stack import Stack
-
-WAIT_SECONDS = 20.0
-ACCOUNT = "acct-arrakeen"
-
-
-class WrongFigureError(Exception):
-    """The system said something else than it should have."""
-
-
-class Story:
-    """Drives the running system, prints what happens and checks it."""
-
-    def __init__(self, stack: Stack, *, api: str, simulator: str, database: Path) -> None:
-        self._stack = stack
-        self._api = api
-        self._simulator = simulator
-        self._database = database
-        self.checks = 0
-
-    # Speaking and checking
-
-    def chapter(self, title: str) -> None:
-        """Begin a part of the story."""
-        print(f"\n{_bold(title)}", flush=True)
-
-    def say(self, text: str) -> None:
-        """Tell what happened."""
-        print(f"  {text}", flush=True)
-
-    def check(self, what: str, found: object, expected: object) -> None:
-        """Print *what* was found. Raises WrongFigureError unless it is what was expected."""
-        if found != expected:
-            raise WrongFigureError(f"{what}: expected {expected!r}, found {found!r}")
-        self.checks += 1
-        print(f"  {_green('✓')} {what}: {found}", flush=True)
-
-    def wait_for(self, what: str, look: Callable[[], Any], expected: object) -> None:
-        """Look until *expected* is found, then check it; or until the time is up."""
-        deadline = time.monotonic() + WAIT_SECONDS
-        while (found := look()) != expected and time.monotonic() < deadline:
-            time.sleep(0.05)
-        self.check(what, found, expected)
-
-    # Acting as the callers do
-
-    def sql(self, statement: str) -> list[tuple[Any, ...]]:
-        """Run a statement of the runbook on the database file, as `sqlite3` would."""
-        connection = sqlite3.connect(self._database, timeout=10)
-        try:
-            with connection:
-                return connection.execute(statement).fetchall()
-        finally:
-            connection.close()
-
-    def post(self, path: str, body: dict[str, Any], *, kind: str = "s2s") -> requests.Response:
-        """POST to the API with a fresh token of *kind*."""
-        return requests.post(self._api + path, json=body, headers=self._token(kind), timeout=15)
-
-    def get(self, path: str, *, kind: str = "s2s") -> Any:
-        """GET from the API and return the body."""
-        answer = requests.get(self._api + path, headers=self._token(kind), timeout=15)
-        answer.raise_for_status()
-        return answer.json()
-
-    def simulate(self, path: str, body: dict[str, Any]) -> Any:
-        """Make the provider's simulator do something, and wait until it has."""
-        answer = requests.post(self._simulator + path, json={"wait": True, **body}, timeout=30)
-        answer.raise_for_status()
-        return answer.json()
-
-    def balance(self) -> tuple[str, str]:
-        """Return what the account has available and reserved, as its owner sees it."""
-        body = self.get("/api/billing/balance", kind="member")
-        return body["availableMicro"], body["reservedMicro"]
-
-    def set_mode(self, mode: str) -> None:
-        """Switch the mode by SQL, as the runbook does, and wait until the API obeys."""
-        self.sql(f"UPDATE billing_config SET value = '{mode}' WHERE key = 'billing_mode'")
-        self.say(f"UPDATE billing_config SET value = '{mode}' WHERE key = 'billing_mode';")
-
-        def seen() -> str:
-            held = self.post(
-                "/api/internal/reserve", {"accountId": ACCOUNT, "estimatedCostMicro": "1"}
-            ).json()
-            self.post("/api/internal/release", {"reservationId": held["reservationId"]})
-            return str(held["billingMode"])
-
-        self.wait_for("the running API obeys within 5 s, mode", seen, mode)
-
-    def _token(self, kind: str) -> dict[str, str]:
-        now = int(time.time())
-        env = self._stack.env
-        kinds: dict[str, tuple[str, int, dict[str, Any]]] = {
-            "s2s": (
-                env["BILLING_INTERNAL_JWT_SECRET"],
-                300,
-                {"iss": "loa-finn", "aud": "arrakis-internal", "sub": "demo"},
-            ),
-            "admin": (
-                env["BILLING_ADMIN_JWT_SECRET"],
-                3600,
-                {
-                    "iss": "arrakis-admin",
-                    "aud": "arrakis-billing-admin",
-                    "sub": "demo-operator",
-                    "scopes": ["billing:read", "billing:write"],
-                },
-            ),
-            "member": (
-                env["BILLING_MEMBER_JWT_SECRET"],
-                3600,
-                {"iss": "arrakis", "aud": "arrakis-billing", "sub": ACCOUNT},
-            ),
-        }
-        secret, life, claims = kinds[kind]
-        token = jwt.encode({**claims, "iat": now, "exp": now + life}, secret, algorithm="HS256")
-        return {"Authorization": f"Bearer {token}"}
+from deploy.local.story import ACCOUNT, DEBTOR, Story, WrongFigureError, red
 
 
 def migrated(story: Story) -> None:
@@ -238,6 +116,48 @@ def shadowed(story: Story) -> None:
     story.check("balance, unmoved", story.balance(), ("25000000", "0"))
 
 
+def overdrawn(story: Story) -> None:
+    """In soft mode an overrun is charged in full, and what no lot covers becomes a debt."""
+    story.chapter("5. Soft mode: an overrun becomes a debt, and the next deposit pays it")
+    body = {"entityType": "person", "entityId": "stilgar", "accountId": DEBTOR}
+    story.post("/admin/billing/accounts", body, kind="admin")
+    mint = f"/admin/billing/accounts/{DEBTOR}/mint"
+    story.post(mint, {"amountMicro": "1000000", "sourceType": "grant"}, kind="admin")
+    story.set_mode("soft")
+    held = story.post(
+        "/api/internal/reserve", {"accountId": DEBTOR, "estimatedCostMicro": "1000000"}
+    ).json()
+    done = story.post(
+        "/api/internal/finalize",
+        {"reservationId": held["reservationId"], "actualCostMicro": "3000000"},
+    ).json()
+    story.say(f"reservation {held['reservationId']} of 1000000 cost 3000000")
+    story.check("charged in full", done["finalizedMicro"], "3000000")
+    story.check("of that as debt", done["debtMicro"], "2000000")
+    path = f"/api/internal/accounts/{DEBTOR}/balance"
+    story.check("available", story.get(path)["availableMicro"], "-2000000")
+    paid = story.post(
+        mint, {"amountMicro": "5000000", "sourceType": "deposit"}, kind="admin"
+    ).json()
+    story.check("a deposit of 5000000 pays the debt first", paid["debtPaidMicro"], "2000000")
+    story.check("available", story.get(path)["availableMicro"], "3000000")
+
+
+def refunded(story: Story, payment_id: str, provider_id: str) -> None:
+    """The provider refunds the payment: what is left is clawed back, what was spent is owed."""
+    story.chapter("9. The provider refunds the $25")
+    sent = story.simulate(f"/payments/{provider_id}/advance", {"status": "refunded"})
+    story.say(f"notice refunded → HTTP {sent['deliveries'][-1]['http_status']}")
+    story.wait_for("payment status", lambda: _status(story, payment_id), "refunded")
+    entry = story.sql(
+        "SELECT amount_micro FROM credit_ledger WHERE entry_type = 'refund' ORDER BY id"
+    )
+    story.check("clawed back and owed, one entry", [row[0] for row in entry], [-25_000_000])
+    balance = story.get("/api/billing/balance", kind="member")
+    story.check("available: what was spent is owed", balance["availableMicro"], "-3000000")
+    story.check("debt", balance["debtMicro"], "3000000")
+
+
 def lived(story: Story) -> None:
     """In live mode a hold is settled, split, repeated, contradicted, and refused."""
     story.chapter("6. Live mode: reserve, finalize for less, split, repeat, refuse")
@@ -274,12 +194,16 @@ def lived(story: Story) -> None:
     refused = (big.status_code, big.json()["error"])
     story.check("too large a reserve", refused, (402, "insufficient_credits"))
     story.wait_for(
-        "revenue in the system accounts' balances, rolled up by a worker",
+        "revenue of both charges in the system accounts' balances, rolled up by a worker",
         lambda: story.sql(
             "SELECT account_id, available_micro FROM credit_balances "
             "WHERE account_id LIKE 'sys-%' ORDER BY account_id"
         ),
-        [("sys-commons", 150_000), ("sys-community-pool", 2_100_000), ("sys-foundation", 750_000)],
+        [
+            ("sys-commons", 300_000),
+            ("sys-community-pool", 4_200_000),
+            ("sys-foundation", 1_500_000),
+        ],
     )
 
 
@@ -289,13 +213,18 @@ def tell(story: Story) -> None:
     payment_id, provider_id = asked_for_a_payment(story)
     paid(story, payment_id, provider_id)
     shadowed(story)
+    overdrawn(story)
     lived(story)
+    refunded(story, payment_id, provider_id)
     story.chapter("The books close")
     sums = story.sql(
         "SELECT (SELECT SUM(amount_micro) FROM credit_ledger WHERE entry_type NOT LIKE 'shadow_%'),"
-        " (SELECT SUM(available_micro) FROM credit_lots)"
+        " (SELECT SUM(available_micro) FROM credit_lots),"
+        " (SELECT COALESCE(SUM(debt_micro), 0) FROM credit_debts WHERE resolved_at IS NULL)"
     )
-    story.check("sum of all entries = credits in all lots", sums[0][0], sums[0][1])
+    entries, lots, debts = sums[0]
+    story.say(f"credits in all lots: {lots}; open debts: {debts}")
+    story.check("sum of all entries = lots - debts", entries, lots - debts)
 
 
 def main() -> int:
@@ -322,7 +251,7 @@ def main() -> int:
                 print(f"Ready after {time.monotonic() - began:.1f} s: {', '.join(stack.pids())}.")
                 tell(story)
         except WrongFigureError as error:
-            print(f"\n  {_red('✗')} {error}", flush=True)
+            print(f"\n  {red('✗')} {error}", flush=True)
             return 1
         except KeyboardInterrupt:
             print("\nStopped before the end; no process is left.")
@@ -336,22 +265,6 @@ def main() -> int:
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
-
-
-def _colour(code: int, text: str) -> str:
-    return f"\033[{code}m{text}\033[0m" if sys.stdout.isatty() else text
-
-
-def _bold(text: str) -> str:
-    return _colour(1, text)
-
-
-def _green(text: str) -> str:
-    return _colour(32, text)
-
-
-def _red(text: str) -> str:
-    return _colour(31, text)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What a request to a model may cost: pure, in whole micro-USD, rounded up at every step."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -9,6 +10,7 @@ from shared.errors import Invalid
 
 TOKENS_MAX = 1_000_000_000
 _PRICE_UNIT_TOKENS = 1000
+_MULTIPLIER = re.compile(r"[0-9]{1,3}(\.[0-9]{1,9})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,24 +26,28 @@ def read_prices(text: str) -> Mapping[str, ModelPrice]:
 
     Its form: ``{"gpt-4o": {"inputMicroPer1k": 2500, "outputMicroPer1k": 10000}}``.
     """
-    table = json.loads(text)
+    try:
+        table = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     if not isinstance(table, dict):
-        raise ValueError("model_prices is not an object")  # noqa: TRY004  a bad value, not a bug
+        raise ValueError("it is not an object")  # noqa: TRY004  a bad value, not a bug
     prices = {}
     for model, price in table.items():
-        rates = [price.get("inputMicroPer1k"), price.get("outputMicroPer1k")]
+        known = price if isinstance(price, dict) else {}
+        rates = [known.get("inputMicroPer1k"), known.get("outputMicroPer1k")]
         if not all(type(rate) is int and 0 <= rate < 10**12 for rate in rates):
-            raise ValueError(f"model_prices: {model} lacks whole micro-USD for 1k tokens")
+            raise ValueError(f"{model} lacks whole micro-USD for 1k tokens")
         prices[model] = ModelPrice(*rates)
     return prices
 
 
 def read_multiplier(text: str) -> Fraction:
     """Read the safety multiplier, an exact decimal from 1 to 100. Raises ValueError."""
-    multiplier = Fraction(text.strip())
-    if not 1 <= multiplier <= 100:  # noqa: PLR2004  said in the docstring
-        raise ValueError(f"safety_multiplier is {text!r}, not from 1 to 100")
-    return multiplier
+    spelled = text.strip()
+    if not _MULTIPLIER.fullmatch(spelled) or not 1 <= Fraction(spelled) <= 100:  # noqa: PLR2004
+        raise ValueError(f"{spelled[:20]!r} is not a decimal from 1 to 100")
+    return Fraction(spelled)
 
 
 def estimate(

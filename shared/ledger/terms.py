@@ -81,7 +81,7 @@ def read_terms(values: dict[str, str]) -> Terms:
 def _read(reader: Callable[[str], V], values: dict[str, str], key: str, seed: str) -> V:
     try:
         return reader(values.get(key, seed))
-    except (ValueError, ArithmeticError, AttributeError) as error:
+    except ValueError as error:
         raise TermsError(f"{key} makes no sense: {error}") from error
 
 

@@ -45,16 +45,18 @@ def _mint(database: Database, terms: Terms, actor: Actor, order: MintOrder) -> O
     with database.transaction() as tx:
         payment = crediting.find_payment(tx, order.payment_id) if order.payment_id else None
         known_id = payment.provider_payment_id if payment is not None else order.payment_id
+        source_id = crediting.source_id("nowpayments", known_id) if known_id else None
         command = Mint(
             account_id=order.account_id,
             lot_id=order.lot_id,
             amount_micro=order.amount_micro,
             # What stands for a payment is a deposit: then both bear one name, unique for ever.
             source_type="deposit" if order.payment_id else order.source_type,
-            source_id=crediting.source_id("nowpayments", known_id) if known_id else None,
+            source_id=source_id,
             pool_id=order.pool_id,
             description=order.description,
-            idempotency_key=order.idempotency_key,
+            # A key of its own: the notice's credit is refused as a second one, not repeated.
+            idempotency_key=order.idempotency_key or (source_id and f"admin-{source_id}"),
         )
         outcome = (
             _refuse_payment(payment, command)

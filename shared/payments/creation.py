@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 from sqlalchemy import select, text
+from sqlalchemy.exc import IntegrityError
 
 from shared.clock import add_seconds, to_wire
 from shared.database import Database, Tx, insert_rows, patiently, update_rows
@@ -68,9 +69,7 @@ def create_payment(
             pay_currency=pay_currency,
             description=f"Credits for {account_id}",
         )
-        with database.transaction() as tx:
-            _record(tx, payment_id, created)
-            return show_payment(tx, payment_id), False
+        return _recorded(database, payment_id, created), False
     except OutcomeUnknown as unknown:
         log.warning("payment_outcome_unknown", payment_id=payment_id, reason=unknown.message)
         unknown.details = {"paymentId": payment_id}
@@ -138,6 +137,15 @@ def _replay(tx: Tx, earlier: Any, claim: Claim) -> dict[str, Any]:
     if earlier.provider_payment_id == _refused_id(earlier.id):
         raise Invalid(earlier.review_reason, code="payment_refused")
     return show_payment(tx, earlier.id)
+
+
+def _recorded(database: Database, payment_id: str, created: CreatedPayment) -> dict[str, Any]:
+    try:
+        with database.transaction() as tx:
+            _record(tx, payment_id, created)
+            return show_payment(tx, payment_id)
+    except IntegrityError as error:
+        raise OutcomeUnknown("The provider answered with the id of another payment.") from error
 
 
 def _record(tx: Tx, payment_id: str, created: CreatedPayment) -> None:

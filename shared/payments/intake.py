@@ -14,7 +14,15 @@ import structlog
 from sqlalchemy import or_, select, update
 
 from shared import jobs
-from shared.database import Database, Tx, insert_rows, member_of, patiently, update_rows
+from shared.database import (
+    Database,
+    DatabaseBusy,
+    Tx,
+    insert_rows,
+    member_of,
+    patiently,
+    update_rows,
+)
 from shared.errors import Invalid, Unavailable
 from shared.ids import new_id
 from shared.ledger.book import post
@@ -30,6 +38,7 @@ from shared.payments.states import Move, decide
 log = structlog.get_logger()
 BATCH = 100
 _ATTEMPTS_MAX = 8
+_ALONE_LOCK_TIMEOUT_MS = 250  # the batch has waited already; now a locked account costs little
 _TEXT_MAX = 255
 _TABLE = CryptoPayment.__table__
 
@@ -71,19 +80,25 @@ def drain(database: Database, terms: TermsCache) -> int:
         return 0
     try:
         _work(database, terms.current(), held, held.ids)
-    except Unavailable:
-        _give_back(database, held)
-        raise
+    except Unavailable as error:
+        if not isinstance(error, DatabaseBusy) or database.is_sqlite:  # SQLite's lock is everyone's
+            _give_back(database, held)
+            raise
+        _work_each(database, terms, held)
     except Exception:
         log.warning("intake_batch_failed", events=len(held.ids), exc_info=True)
-        for event_id in held.ids:
-            _work_alone(database, terms.current(), held, event_id)
+        _work_each(database, terms, held)
     return len(held.ids)
+
+
+def _work_each(database: Database, terms: TermsCache, held: jobs.Claim) -> None:
+    for event_id in held.ids:
+        _work_alone(database, terms.current(), held, event_id)
 
 
 def _work_alone(database: Database, terms: Terms, held: jobs.Claim, event_id: str) -> None:
     try:
-        _work(database, terms, held, [event_id])
+        _work(database, terms, held, [event_id], lock_timeout_ms=_ALONE_LOCK_TIMEOUT_MS)
     except Unavailable:
         _give_back(database, jobs.Claim(held.token, [event_id]))
     except Exception as error:
@@ -104,9 +119,16 @@ def _give_back(database: Database, held: jobs.Claim) -> None:
         jobs.give_back(tx, WebhookEvent, held)
 
 
-def _work(database: Database, terms: Terms, held: jobs.Claim, ids: list[str]) -> None:
+def _work(
+    database: Database,
+    terms: Terms,
+    held: jobs.Claim,
+    ids: list[str],
+    *,
+    lock_timeout_ms: int | None = None,
+) -> None:
     def once() -> list[Step]:
-        with database.transaction() as tx:
+        with database.transaction(lock_timeout_ms=lock_timeout_ms) as tx:
             events = jobs.held_rows(tx, WebhookEvent, held, ids)
             steps = _plan(tx, events)
             posting = [step for step in steps if step.command is not None]
@@ -198,7 +220,7 @@ def _step(tx: Tx, event: Any, notice: dict[str, Any], payment: Payment) -> Step:
     }
     step = Step(event, move.value, payment)
     if event.status == "finished":
-        payment.changes["finished_at"] = tx.now
+        payment.changes |= {"finished_at": tx.now, "review_reason": None}
         _plan_credit(tx, step, payment)
     elif event.status == "partially_paid":
         # It may still be finished; until then a person decides what the part is worth.

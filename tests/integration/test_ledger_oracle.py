@@ -59,7 +59,6 @@ class Stream:
     def __init__(self, seed: int, oracle: Oracle) -> None:
         self.chance = random.Random(seed)
         self.oracle = oracle
-        # Every other stream has many tiny lots, so that no statement reads them all at once.
         self.sizes = (1, 1, 2, 3) if seed % 2 else (1, 5, 10, 20)
         self.now = START
         self.done: list[Command] = []
@@ -73,11 +72,8 @@ class Stream:
             if number % 6 == 0:
                 terms = replace(terms, mode=MODES[number // 6 % len(MODES)])
             size = self.chance.randint(1, 12)
-            if number % 20 == 0:
-                commands = [self.mint(plain=True) for _ in range(40)]
-            else:
-                commands = [self.command() for _ in range(size)]
-            yield Round(self.now, terms, commands, self.chance.random() < 0.2)
+            drawn = self.crowd() if number % 15 == 0 else [self.command() for _ in range(size)]
+            yield Round(self.now, terms, drawn, self.chance.random() < 0.2)
 
     def pick(self, values: Sequence[Any]) -> Any:
         """Choose one of *values*."""
@@ -152,6 +148,18 @@ class Stream:
             None if ends is None else self.now + timedelta(seconds=ends),
             idempotency_key=None if plain else self.key(0.2),
         )
+
+    def crowd(self) -> list[Command]:
+        """Draw many lots in one place, more than one statement reads, and holds over them."""
+        account, pool = self.pick(ACCOUNTS), self.pick(POOLS)
+        lots = (self.mint(plain=True) for _ in range(45))
+        drawn: list[Command] = [replace(lot, account_id=account, pool_id=pool) for lot in lots]
+        for _ in range(4):
+            amount = self.chance.randint(5, 40)
+            hold = replace(self.reserve(), account_id=account, pool_id=pool, amount_micro=amount)
+            cost = amount + self.chance.randint(-5, 40)
+            drawn += [hold, Finalize(hold.reservation_id, cost)]
+        return drawn
 
     def reserve(self) -> Reserve:
         """Draw a hold."""

@@ -135,7 +135,7 @@ def _read_created(answer: requests.Response) -> CreatedPayment:
             expires_at=_moment(fields.get("expiration_estimate_date")),
             raw=answer.text,
         )
-    except (ValueError, KeyError, TypeError, Invalid) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, Invalid) as error:
         raise OutcomeUnknown("The provider's answer makes no sense.") from error
 
 
@@ -164,6 +164,7 @@ def _moment(value: Any) -> datetime | None:
 def _error_of(answer: requests.Response) -> str:
     try:
         fields = answer.json()
-        return str(fields.get("message") or fields.get("code"))[:200]
-    except (ValueError, AttributeError):
+        said = str(fields.get("message") or fields.get("code"))
+        return "".join(letter for letter in said if letter.isprintable())[:200]
+    except (ValueError, AttributeError, RecursionError):
         return f"status {answer.status_code}"
