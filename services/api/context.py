@@ -23,6 +23,7 @@ from shared.payments.providers.nowpayments import NowPayments
 from shared.wsgi import read_body
 
 BODY_MAX_BYTES = 1024 * 1024
+BATCH_MAX_BYTES = 4 * BODY_MAX_BYTES  # 500 operations with all the metadata that each may have
 _PROTOCOL_LOWEST, _PROTOCOL_BELOW = 6, 9
 _KEY_MAX_CHARACTERS = 255
 _ID_MAX_CHARACTERS = 128
@@ -104,9 +105,9 @@ def require_scope(scope: str) -> None:
         raise Forbidden(f"The token lacks the scope {scope}.", code="missing_scope")
 
 
-def parse_body(kind: type[R]) -> R:
+def parse_body(kind: type[R], *, limit_bytes: int = BODY_MAX_BYTES) -> R:
     """Parse the JSON body, then check the protocol version. Raises for a 400, 413 or 422."""
-    parsed = kind.model_validate(_read_json(read_body(request.environ, BODY_MAX_BYTES)))
+    parsed = kind.model_validate(_read_json(read_body(request.environ, limit_bytes)))
     require_version()
     return parsed
 

@@ -3,12 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from services.api.context import Services
-from services.api.errors import describe, describe_validation
-from services.api.schemas.fields import Key
-from services.api.schemas.requests import FinalizeRequest, ReleaseRequest, ReserveRequest
+from services.api.errors import MalformedBody, describe, describe_validation
+from services.api.schemas.requests import (
+    BatchedOperation,
+    FinalizeRequest,
+    ReleaseRequest,
+    ReserveRequest,
+)
 from shared.errors import ArrakisError, Invalid
 from shared.ids import new_id
 from shared.ledger import accounts, queries
@@ -16,16 +20,19 @@ from shared.ledger.commands import Command, Finalize, Outcome, Release, Reserve
 from shared.ledger.estimates import estimate
 from shared.observability import OUTCOMES, OVERRUNS, UNCHARGED
 
-_KEY: TypeAdapter[str | None] = TypeAdapter(Key | None)
-
 
 def to_reserve(services: Services, body: ReserveRequest, key: str | None) -> Reserve:
-    """Return the command for *body*. Raises NotFound for an entity without account, and Invalid
-    (``unknown_model``) if the amount is to be estimated for a model without price."""
-    amount, basis = body.estimated_cost_micro, None
+    """Return the command for *body*. Raises NotFound for an entity without account.
+
+    A model without price refuses the command only where it is decided: a repeat gets its answer.
+    """
+    amount, basis, refusal = body.estimated_cost_micro, None, None
     if amount is None:
-        amount = estimate_cost(services, body)
         basis = f"{body.model} {body.input_tokens} {body.max_output_tokens}"
+        try:
+            amount = estimate_cost(services, body)
+        except Invalid as error:
+            amount, refusal = 0, error
     return Reserve(
         account_id=body.account_id or _account_of(services, body),
         reservation_id=new_id(services.database.clock()),
@@ -36,11 +43,15 @@ def to_reserve(services: Services, body: ReserveRequest, key: str | None) -> Res
         description=body.description,
         details=body.metadata,
         basis=basis,
+        refusal=refusal,
     )
 
 
 def estimate_cost(services: Services, body: Any) -> int:
-    """Return the estimate for *body*'s model and tokens, at least one micro-USD."""
+    """Return the estimate for *body*'s model and tokens, at least one micro-USD.
+
+    Raises Invalid (``unknown_model``) if the model has no price.
+    """
     terms = services.terms.current()
     cost = estimate(
         terms.model_prices,
@@ -81,7 +92,7 @@ _BATCHED: dict[str, tuple[Any, Callable[[Services, Any, str | None], Command]]] 
 }
 
 
-def run_batch(services: Services, operations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def run_batch(services: Services, operations: list[Any]) -> list[dict[str, Any]]:
     """Carry out *operations* in order, in one transaction; return ``{status, body}`` for each.
 
     One that is refused or malformed answers for itself and stops no other.
@@ -109,13 +120,14 @@ def run_batch(services: Services, operations: list[dict[str, Any]]) -> list[dict
     return results
 
 
-def _parse(services: Services, operation: dict[str, Any]) -> Command:
-    kind = operation.get("op")
-    if not isinstance(kind, str) or kind not in _BATCHED:
+def _parse(services: Services, operation: Any) -> Command:
+    if not isinstance(operation, dict):
+        raise MalformedBody("An operation is an object.")
+    named = BatchedOperation.model_validate(operation)
+    if not isinstance(named.op, str) or named.op not in _BATCHED:
         raise Invalid(f"op must be one of {', '.join(_BATCHED)}.", code="unknown_operation")
-    schema, to_command = _BATCHED[kind]
-    key = _KEY.validate_python(operation.get("idempotencyKey"))
-    return to_command(services, schema.model_validate(operation), key)
+    schema, to_command = _BATCHED[named.op]
+    return to_command(services, schema.model_validate(operation), named.idempotency_key)
 
 
 def read_balance(services: Services, account_id: str, pool_id: str) -> dict[str, str]:

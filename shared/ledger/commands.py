@@ -49,7 +49,7 @@ class Reserve:
     """Hold *amount_micro* before a model runs. ``details`` is JSON text kept with the entry.
 
     ``basis`` says what the amount was estimated from: then a repeat must have the same basis,
-    whatever prices have become meanwhile.
+    whatever prices have become meanwhile. ``refusal`` is why it could not be estimated.
     """
 
     account_id: str
@@ -61,6 +61,7 @@ class Reserve:
     description: str | None = None
     details: str | None = None
     basis: str | None = None
+    refusal: ArrakisError | None = None
 
     operation = "reserve"
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from shared.errors import Invalid
 
@@ -35,7 +36,7 @@ def read_prices(text: str) -> Mapping[str, ModelPrice]:
     prices = {}
     for model, price in table.items():
         known = price if isinstance(price, dict) else {}
-        rates = [known.get("inputMicroPer1k"), known.get("outputMicroPer1k")]
+        rates: list[Any] = [known.get("inputMicroPer1k"), known.get("outputMicroPer1k")]
         if not all(type(rate) is int and 0 <= rate < 10**12 for rate in rates):
             raise ValueError(f"{model} lacks whole micro-USD for 1k tokens")
         prices[model] = ModelPrice(*rates)

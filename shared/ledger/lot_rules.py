@@ -95,7 +95,7 @@ def refund(book: Book, command: Refund, _terms: Terms) -> dict[str, Any]:
         raise NotFound("The account has no such lot.", code="lot_not_found")
     pre = account.view(lot.pool_id)
     lot.refunded_at = book.now
-    spent = lot.consumed_micro - lot.expired_micro - lot.clawed_back_micro
+    spent = lot.consumed_micro - lot.expired_micro  # nothing was clawed back before: it is once
     clawed_back = claw_back(book, lot)
     if spent:
         add_debt(book, account, spent, source_lot_id=lot.id, source_payment_id=command.payment_id)

@@ -149,7 +149,7 @@ def give_back(book: Book, reservation: ReservationState, description: str | None
     """Return every held credit of *reservation* to its lot, with a ``release`` entry."""
     account = book.accounts[reservation.account_id]
     held = sum(a.reserved_micro for a in reservation.allocations)
-    if reservation.billing_mode == "shadow" or held == 0:
+    if held == 0:  # of a shadow hold nothing is
         return
     if not is_sound(reservation):
         raise Conflict(

@@ -36,14 +36,19 @@ def current_balance(tx: Tx, account_id: str, pool_id: str) -> CachedBalance:
     """Return the balance of the view of *pool_id*: that pool plus general, less debts.
 
     Read from the cached rows, so it costs the same after a million entries. Holds and lots whose
-    time is over count as ended, although the sweep may not have booked them yet.
+    time is over count as ended, although the sweep may not have booked them yet. A pool that
+    never had anything is told as general, whose cached balance follows every change (W17).
     Raises NotFound (``account_not_found``).
     """
     require_account(tx, account_id)
     pools = {pool_id, GENERAL_POOL}
     rows = tx.all(
         select(
-            Balance.available_micro, Balance.reserved_micro, Balance.debt_micro, Balance.version
+            Balance.pool_id,
+            Balance.available_micro,
+            Balance.reserved_micro,
+            Balance.debt_micro,
+            Balance.version,
         ).where(Balance.account_id == account_id, Balance.pool_id.in_(pools))
     )
     open_lots = [Lot.account_id == account_id, Lot.pool_id.in_(pools), Lot.is_open]
@@ -59,7 +64,7 @@ def current_balance(tx: Tx, account_id: str, pool_id: str) -> CachedBalance:
     ended, coming_back, next_hold = _due_holds(tx, open_lots) if reserved else (0, 0, None)
     return CachedBalance(
         account_id=account_id,
-        pool_id=pool_id,
+        pool_id=pool_id if any(row.pool_id == pool_id for row in rows) else GENERAL_POOL,
         available_micro=sum(row.available_micro for row in rows) - int(due) + coming_back,
         reserved_micro=reserved - ended,
         debt_micro=sum(row.debt_micro for row in rows),

@@ -77,9 +77,12 @@ def pass_time(book: Book, reservations: Iterable[ReservationState]) -> None:
 def reserve(book: Book, command: Reserve, terms: Terms) -> dict[str, Any]:
     """Hold credits in redemption order (behaviour 5.3; modes: contract 4.2).
 
-    Raises Refused (``insufficient_credits``) in live mode if the lots hold less.
+    Raises Refused (``insufficient_credits``) in live mode if the lots hold less, and the
+    command's own refusal if its amount could not be estimated.
     """
     account = account_of(book, command.account_id)
+    if command.refusal is not None:
+        raise command.refusal
     check_amount(command.amount_micro, terms, field="estimatedCostMicro")
     check_new(command.reservation_id, book.reservations)
     reservation = ReservationState(

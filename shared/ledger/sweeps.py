@@ -9,9 +9,18 @@ from collections.abc import Sequence
 import structlog
 from sqlalchemy import bindparam, delete, func, select, text, update
 
-from shared.database import Database, Tx, insert_rows, member_of, update_rows, upsert_rows
+from shared.database import (
+    Database,
+    DatabaseBusy,
+    Tx,
+    insert_rows,
+    member_of,
+    update_rows,
+    upsert_rows,
+)
 from shared.errors import Unavailable
 from shared.ids import new_id
+from shared.ledger import queries
 from shared.ledger.book import post
 from shared.ledger.commands import Command, ExpireHold, ExpireLot
 from shared.ledger.terms import Terms, TermsCache
@@ -28,6 +37,7 @@ from shared.models.types import UtcTime
 
 log = structlog.get_logger()
 _BATCH = 200
+_ALONE_LOCK_TIMEOUT_MS = 250
 _REVENUE_BATCH = 2_000
 _KEY_BATCH = 1_000
 
@@ -50,18 +60,23 @@ def expire_lots(database: Database, terms: TermsCache) -> int:
 
 
 def _post_each(database: Database, terms: TermsCache, commands: Sequence[Command]) -> int:
-    """Post *commands* in one transaction; if that fails each alone, so that none stops the rest."""
+    """Post *commands* in one transaction; if that fails each alone, so that none stops the rest.
+
+    Returns how many ended what they name: a hold that is not sound stays as it is.
+    """
     current = terms.current()
     try:
         return _post_together(database, current, commands)
-    except Unavailable:
-        raise
-    except Exception:
+    except Exception as error:
+        if isinstance(error, Unavailable) and not isinstance(error, DatabaseBusy):
+            raise
         log.warning("sweep_batch_failed", commands=len(commands), exc_info=True)
     done = 0
     for command in commands:
         try:
-            done += _post_together(database, current, [command])
+            done += _post_together(database, current, [command], _ALONE_LOCK_TIMEOUT_MS)
+        except DatabaseBusy:
+            continue  # its turn comes with a later tick
         except Unavailable:
             raise
         except Exception:
@@ -69,11 +84,17 @@ def _post_each(database: Database, terms: TermsCache, commands: Sequence[Command
     return done
 
 
-def _post_together(database: Database, terms: Terms, commands: Sequence[Command]) -> int:
-    if commands:
-        with database.transaction() as tx:
-            post(tx, commands, terms)
-    return len(commands)
+def _post_together(
+    database: Database,
+    terms: Terms,
+    commands: Sequence[Command],
+    lock_timeout_ms: int | None = None,
+) -> int:
+    if not commands:
+        return 0
+    with database.transaction(lock_timeout_ms=lock_timeout_ms) as tx:
+        outcomes = post(tx, commands, terms)
+    return sum(outcome.unwrap().get("status") != "pending" for outcome in outcomes)
 
 
 def roll_up_revenue(database: Database) -> int:
@@ -91,6 +112,7 @@ def roll_up_revenue(database: Database) -> int:
         tx.all(_LOCK_ACCOUNTS, ids=sorted(totals))
         for account_id, amount in sorted(totals.items()):
             _add_revenue(tx, account_id, amount)
+            tx.balances.append(queries.current_balance(tx, account_id, GENERAL_POOL))
         tx.run(
             update(Reservation)
             .where(member_of(Reservation.id, "ids"))

@@ -200,23 +200,22 @@ def test_what_is_read_in_one_reading_is_one_snapshot(ledger: Ledger) -> None:
 
 @on_sqlite
 @pytest.mark.parametrize("table", ["credit_ledger", "admin_audit_log"])
-@pytest.mark.parametrize("verb", ["INSERT OR REPLACE", "REPLACE", "INSERT"])
-def test_evidence_cannot_be_replaced(ledger: Ledger, table: str, verb: str) -> None:
+def test_evidence_cannot_be_replaced(ledger: Ledger, table: str) -> None:
     ledger.funded(5)
     with ledger.database.transaction() as tx:
         record(tx, Actor("admin", "a"), "look", target_type="account", target_id="x")
     before = ledger.rows(f"SELECT * FROM {table}")
-    copy = f"{verb} INTO {table} SELECT * FROM {table}"
-    with pytest.raises(DBAPIError, match="append-only"):
-        ledger.sql(copy)
+    for verb in ("INSERT OR REPLACE", "REPLACE", "INSERT"):
+        with pytest.raises(DBAPIError, match="append-only"):
+            ledger.sql(f"{verb} INTO {table} SELECT * FROM {table}")
     assert ledger.rows(f"SELECT * FROM {table}") == before
     assert len(before) == 1
 
 
 @pytest.mark.parametrize("opened", [Database.transaction, Database.reading])
-@pytest.mark.parametrize("mistake", ["SELECT no_such FROM credit_lots", "SELECT 1 FROM no_such"])
 def test_a_mistake_in_sql_is_not_called_an_outage(
-    ledger: Ledger, opened: Callable[[Database], AbstractContextManager[Tx]], mistake: str
+    ledger: Ledger, opened: Callable[[Database], AbstractContextManager[Tx]]
 ) -> None:
-    with pytest.raises(DBAPIError, match="no_such"), opened(ledger.database) as tx:
-        tx.all(text(mistake))
+    for mistake in ("SELECT no_such FROM credit_lots", "SELECT 1 FROM no_such"):
+        with pytest.raises(DBAPIError, match="no_such"), opened(ledger.database) as tx:
+            tx.all(text(mistake))

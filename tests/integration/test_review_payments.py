@@ -51,8 +51,7 @@ def test_an_admin_cannot_mint_for_another_accounts_payment(
     assert till.ledger.everything() == before
 
 
-@pytest.mark.parametrize("source_type", ["deposit", "grant"])
-@pytest.mark.parametrize("amount", [PRICE, 10 * M])
+@pytest.mark.parametrize(("source_type", "amount"), [("deposit", PRICE), ("grant", 10 * M)])
 def test_a_notice_after_an_admins_mint_credits_nothing(
     till: Till, source_type: str, amount: int
 ) -> None:

@@ -1,5 +1,6 @@
 """The rules of the ledger, without a database: who gets, who pays, who is refused."""
 
+import copy
 import json
 from dataclasses import replace
 from typing import Any
@@ -247,6 +248,15 @@ def test_time_ends_holds_and_lots_and_writes_entries() -> None:
     assert_sound(book)
 
 
+def test_the_last_micro_of_a_lot_expires_too() -> None:
+    book = new_book()
+    mint(book, "brief", 1, expires_at=later(60))
+    book.now = later(60)
+    answer(book, ExpireLot(ACCOUNT, "brief"))
+    assert entries(book)[-1] == ("expire", -1, 1, 0)
+    assert_sound(book)
+
+
 def test_a_hold_pins_its_lots_past_their_expiry() -> None:
     """Contract 4.5: consumed while held; what comes back goes at once."""
     book = new_book()
@@ -309,6 +319,31 @@ def test_a_campaign_pool_is_spent_before_general_and_never_through_it() -> None:
     answer(book, Release("hold"))
     assert refusal(book, Reserve(ACCOUNT, "more", 11)) == "insufficient_credits"
     assert_sound(book)
+
+
+def test_money_that_has_arrived_is_credited_above_the_ceiling() -> None:
+    """Contract 6: a payment is a fact; the ceiling is for what is asked for."""
+    book, amount = new_book(), 100_000_000_001
+    assert refusal(book, Mint(ACCOUNT, "lot", amount, "deposit")) == "amount_above_ceiling"
+    mint(book, "lot", amount, kind="deposit", is_received=True)
+    assert balance(book) == (amount, 0, 0)
+
+
+def test_a_hold_whose_lot_was_changed_by_hand_is_left_alone() -> None:
+    """Runbook 4: a repair may have undone it; it stops nobody else and loses nothing more."""
+    book = new_book()
+    mint(book, "1 repaired", 5)
+    mint(book, "2 other", 5)
+    hold(book, "undone", 4)
+    hold(book, "sound", 3)
+    book.lots["1 repaired"].reserved_micro -= 2
+    before = copy.deepcopy(book)
+    for command in (Finalize("undone", 4), Release("undone")):
+        assert refusal(book, command) == "hold_inconsistent"
+    assert book == before
+    book.now = later(3600)
+    assert answer(book, ExpireHold("undone"))["status"] == "pending"
+    assert answer(book, Finalize("sound", 3))["finalizedMicro"] == "3"
 
 
 def test_an_account_without_pools_has_nothing() -> None:

@@ -4,6 +4,7 @@ from flask import Blueprint, Response, request
 
 from services.api import limits
 from services.api.context import (
+    BATCH_MAX_BYTES,
     answer,
     answer_outcome,
     guard,
@@ -99,7 +100,7 @@ def _execute(command: Command) -> Response:
 @routes.post("/batch")
 def batch() -> Response:
     """Carry out up to 500 operations, each with its own result."""
-    body = parse_body(BatchRequest)
+    body = parse_body(BatchRequest, limit_bytes=BATCH_MAX_BYTES)
     return answer({"results": run_batch(services(), body.operations)})
 
 

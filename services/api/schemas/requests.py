@@ -78,7 +78,14 @@ class ExtendRequest(Request):
 class BatchRequest(Request):
     """Up to 500 operations; each is parsed by itself, so that none stops another."""
 
-    operations: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=500)]
+    operations: Annotated[list[Any], Field(min_length=1, max_length=500)]
+
+
+class BatchedOperation(Request):
+    """What an operation of a batch names besides the body of its own route."""
+
+    op: Any = None
+    idempotency_key: Key | None = None
 
 
 class FinalizeRequest(Request):
