@@ -8,18 +8,25 @@ import subprocess
 import sys
 from collections import Counter
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from shared.clock import system_clock
 from shared.database import Database
 from shared.errors import ArrakisError
+from shared.ids import new_id
 from shared.ledger import sweeps
 from shared.ledger.commands import Command, Finalize, Mint, Release, Reserve
 from shared.ledger.executor import Executor
 from shared.ledger.terms import TermsCache
-from tests.harness import ROOT, make_id
 
+ROOT = Path(__file__).resolve().parent.parent
 HOLD_MICRO, COST_MICRO = 100, 60
+
+
+def make_id() -> str:
+    """Return a new id of now. (The tests' own is in a module that is slow to import.)"""
+    return new_id(system_clock())
 
 
 class Caller:
@@ -52,12 +59,15 @@ def cycles(caller: Caller, account: str, count: str) -> Counter[str]:
     return seen
 
 
-def mints(caller: Caller, account: str, name: str, count: str) -> dict[str, str]:
-    """Mint one lot from each of *count* sources of a *name* that others mint from too."""
-    return {
-        source: caller.try_one(Mint(account, make_id(), 5, "deposit", source))
-        for source in (f"{name}-{number}" for number in range(int(count)))
-    }
+def mints(caller: Caller, own: str, shared: str, count: str) -> list[dict[str, str]]:
+    """Mint from *count* sources that others mint from too, to an account of its own and another."""
+    return [
+        {
+            source: caller.try_one(Mint(account, make_id(), 5, "deposit", source))
+            for source in (f"{name}-{number}" for number in range(int(count)))
+        }
+        for account, name in ((own, "to-two"), (shared, "to-one"))
+    ]
 
 
 def finalizes(caller: Caller, *holds: str) -> dict[str, Any]:

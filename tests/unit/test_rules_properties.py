@@ -90,6 +90,7 @@ REFUSED: list[tuple[Command, type[ArrakisError], str]] = [
         "idempotency_conflict",
     ),
     (Reserve(ACCOUNT, "new", 5, "general", 9, "used"), Conflict, "idempotency_conflict"),
+    (Reserve(ACCOUNT, "new", 5, refusal=Invalid("Unknown.", code="model")), Invalid, "model"),
     (Finalize("nothing", 5), NotFound, "reservation_not_found"),
     (Finalize("pending", 5, OTHER), Forbidden, "account_mismatch"),
     (Finalize("pending", -1), Invalid, "invalid_amount"),
