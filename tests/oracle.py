@@ -338,11 +338,12 @@ class Oracle:
     def _finalize(self, command: Finalize, terms: Terms) -> Told:
         hold, cost, key = self._find(command), command.actual_cost_micro, command.idempotency_key
         name, content = ("Finalize", hold.account, key or ""), (hold.id, cost)
-        if name in self.known:
+        if key and name in self.known:
             self._again(name, content)
         if hold.state == "finalized":
             if hold.asked != cost:
                 raise No("idempotency_conflict")
+            self.known[name] = (content, hold.answer or {})
             return hold.answer, None, True
         if hold.state == "released":
             raise No("reservation_released")

@@ -149,7 +149,9 @@ def finalize(book: Book, command: Finalize, terms: Terms) -> Outcome:
                 code="idempotency_conflict",
                 details={"finalizedCostMicro": str(reservation.requested_cost_micro)},
             )
-        return Outcome(describe_finalize(reservation), is_replay=True)
+        answer = describe_finalize(reservation)
+        _remember_key(book, command, account, answer)
+        return Outcome(answer, is_replay=True)
     if reservation.status == "released":
         raise Invalid("The reservation was released.", code="reservation_released")
     check_amount(command.actual_cost_micro, terms, field="actualCostMicro", lowest=0)
@@ -166,8 +168,7 @@ def finalize(book: Book, command: Finalize, terms: Terms) -> Outcome:
     for allocation in in_order(reservation):
         close_lot(book, allocation.lot)  # a hold pins its lots; now what is left of them goes
     answer = describe_finalize(reservation)
-    if command.idempotency_key is not None:
-        _remember(book, account.id, command, command.idempotency_key, answer)
+    _remember_key(book, command, account, answer)
     return Outcome(answer)
 
 
@@ -234,6 +235,15 @@ def _compare(earlier: str, now: str) -> None:
             "This idempotency key was used for a request with other content.",
             code="idempotency_conflict",
         )
+
+
+def _remember_key(
+    book: Book, command: Finalize, account: AccountState, answer: dict[str, Any]
+) -> None:
+    """Bind the caller's key to this content, also when it came with a repeat only."""
+    key = command.idempotency_key
+    if key is not None and (account.id, command.operation, key) not in book.answers:
+        _remember(book, account.id, command, key, answer)
 
 
 def _check_key(book: Book, command: Finalize, account: AccountState) -> None:

@@ -131,9 +131,9 @@ def test_a_finalize_repeated_at_the_same_cost_is_answered_byte_for_byte(client: 
     assert first.json()["releasedMicro"] == "200000"
     before = snapshot(client, account)
     assert_replayed(settle(client, reservation, 300_000), first)
-    assert_replayed(settle(client, reservation, 300_000, unique("key")), first)
     assert_replayed(settle(client, reservation, 300_000, accountId=account), first)
     assert snapshot(client, account) == before
+    assert_replayed(settle(client, reservation, 300_000, unique("key")), first)
     assert balance(client, account) == (700_000, 0, 0)
 
 
@@ -165,6 +165,16 @@ def test_a_finalize_key_of_another_hold_is_a_conflict(client: Api) -> None:
     assert_conflict(settle(client, other, 600_000, key))
     assert snapshot(client, account) == before
     assert settle(client, other, 600_000).status_code == 200
+
+
+def test_a_key_that_came_with_a_repeat_is_bound_to_that_content(client: Api) -> None:
+    account, key = client.funded_account(), unique("key")
+    first = hold(client, account, 1_000_000)
+    other = hold(client, account, 1_000_000)
+    settled = settle(client, first, 600_000)
+    assert_replayed(settle(client, first, 600_000, key), settled)
+    assert_conflict(settle(client, other, 600_000, key))
+    assert_replayed(settle(client, first, 600_000, key), settled)
 
 
 def test_a_finalize_key_used_first_with_another_cost_is_a_conflict(client: Api) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import Invalid
+from shared.ledger.commands import Mint, Reserve
 from shared.ledger.estimates import (
     TOKENS_MAX,
     ModelPrice,
@@ -18,6 +19,7 @@ from shared.ledger.estimates import (
     read_prices,
 )
 from shared.ledger.terms import TermsError, read_terms
+from tests.books import ACCOUNT, answer, balance, new_book, refusal
 
 ONE = Fraction(1)
 TENTH_MORE = Fraction(11, 10)
@@ -116,10 +118,10 @@ def test_more_tokens_a_higher_price_or_margin_never_make_it_cheaper(
 def test_a_model_without_price_is_refused_and_the_known_ones_are_told() -> None:
     known = {"b": ModelPrice(1, 1), "a": ModelPrice(1, 1)}
     for model in ("c", "A", "a ", ""):
-        with pytest.raises(Invalid) as refusal:
+        with pytest.raises(Invalid) as refused:
             estimate(known, ONE, model=model, input_tokens=1, max_output_tokens=1)
-        assert refusal.value.code == "unknown_model"
-        assert refusal.value.details == {"models": ["a", "b"]}
+        assert refused.value.code == "unknown_model"
+        assert refused.value.details == {"models": ["a", "b"]}
 
 
 def test_a_price_table_is_read_as_it_stands() -> None:
@@ -130,6 +132,21 @@ def test_a_price_table_is_read_as_it_stands() -> None:
         "free": ModelPrice(0, 999_999_999_999),
     }
     assert read_prices("{}") == {}
+
+
+def test_a_hold_that_could_not_be_estimated_is_refused_but_an_earlier_answer_is_repeated() -> None:
+    """Contract 4.1: the price may be gone, the answer stays."""
+    book = new_book()
+    answer(book, Mint(ACCOUNT, "lot", 100, "deposit"))
+    held = Reserve(ACCOUNT, "one", 11, idempotency_key="key", basis="m 1 1")
+    first = answer(book, held)
+    unpriced = replace(
+        held, reservation_id="two", amount_micro=0, refusal=Invalid("?", code="unknown_model")
+    )
+    assert answer(book, unpriced) == first
+    assert refusal(book, replace(unpriced, idempotency_key="other")) == "unknown_model"
+    assert refusal(book, replace(unpriced, basis="m 1 2")) == "idempotency_conflict"
+    assert balance(book) == (89, 11, 0)
 
 
 BAD_RATES: list[Any] = [-1, 1.5, 1.0, True, None, "1", [], 10**12]
