@@ -20,6 +20,7 @@ from shared.models.ledger import (
 )
 
 _DEPOSIT_KEY_SECONDS = 86_400
+_WITH_HOLDS_SECONDS = 5
 
 CHANGED_FIELDS = (
     "status",
@@ -201,6 +202,9 @@ def _note_balances(tx: Tx, book: Book) -> None:
             for hold in book.reservations.values()
             if hold.account_id == account.id and hold.status == "pending"
         ]
+        if any(pool.reserved_micro for pool in account.pools.values()):
+            # Other holds than this batch's may run out sooner, so what is told is told briefly.
+            ends.append(add_seconds(book.now, _WITH_HOLDS_SECONDS))
         for pool_id in shown:
             parts = [account.pool(name) for name in {pool_id, GENERAL_POOL}]
             tx.balances.append(
