@@ -1,6 +1,6 @@
 # Every target does its own set-up; `make` alone lists them. Only Python 3.11+, pip and make are needed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check lock
+.PHONY: help setup demo up test check chaos lock
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -33,6 +33,9 @@ check: $(READY) ## Format, lint, types, import contracts, migrations on both dat
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m deploy.local.check_migrations
+
+chaos: $(READY) ## Kill processes while 200 payments are paid; each must be credited once
+	@$(BIN)/python -m deploy.local.chaos
 
 lock: $(READY) ## Renew requirements.lock from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --upgrade -o requirements.lock

@@ -230,7 +230,7 @@ def tell(story: Story) -> None:
 def main() -> int:
     """Start the system, tell the story, stop the system."""
     for end in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(end, _interrupt)
+        signal.signal(end, interrupt)
     began = time.monotonic()
     ports = free_ports(4)
     api, simulator = f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[3]}/sim"
@@ -263,7 +263,8 @@ def main() -> int:
     return 0
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    """Turn a signal into the exception that ends a run in order."""
     raise KeyboardInterrupt
 
 

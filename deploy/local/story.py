@@ -48,9 +48,16 @@ class Story:
         self.checks += 1
         print(f"  {green('✓')} {what}: {found}", flush=True)
 
-    def wait_for(self, what: str, look: Callable[[], Any], expected: object) -> None:
+    def wait_for(
+        self,
+        what: str,
+        look: Callable[[], Any],
+        expected: object,
+        *,
+        seconds: float = WAIT_SECONDS,
+    ) -> None:
         """Look until *expected* is found, then check it; or until the time is up."""
-        deadline = time.monotonic() + WAIT_SECONDS
+        deadline = time.monotonic() + seconds
         while (found := look()) != expected and time.monotonic() < deadline:
             time.sleep(0.05)
         self.check(what, found, expected)
@@ -66,9 +73,12 @@ class Story:
         finally:
             connection.close()
 
-    def post(self, path: str, body: dict[str, Any], *, kind: str = "s2s") -> requests.Response:
-        """POST to the API with a fresh token of *kind*."""
-        return requests.post(self._api + path, json=body, headers=self._token(kind), timeout=15)
+    def post(
+        self, path: str, body: dict[str, Any], *, kind: str = "s2s", subject: str = "demo"
+    ) -> requests.Response:
+        """POST to the API with a fresh token of *kind*; each *subject* has a rate limit."""
+        headers = self._token(kind, subject)
+        return requests.post(self._api + path, json=body, headers=headers, timeout=15)
 
     def get(self, path: str, *, kind: str = "s2s") -> Any:
         """GET from the API and return the body."""
@@ -101,14 +111,14 @@ class Story:
 
         self.wait_for("the running API obeys within 5 s, mode", seen, mode)
 
-    def _token(self, kind: str) -> dict[str, str]:
+    def _token(self, kind: str, subject: str = "demo") -> dict[str, str]:
         now = int(time.time())
         env = self._stack.env
         kinds: dict[str, tuple[str, int, dict[str, Any]]] = {
             "s2s": (
                 env["BILLING_INTERNAL_JWT_SECRET"],
                 300,
-                {"iss": "loa-finn", "aud": "arrakis-internal", "sub": "demo"},
+                {"iss": "loa-finn", "aud": "arrakis-internal", "sub": subject},
             ),
             "admin": (
                 env["BILLING_ADMIN_JWT_SECRET"],
