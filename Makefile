@@ -1,6 +1,6 @@
 # Every target does its own set-up; `make` alone lists them. Only Python 3.11+, pip and make are needed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check chaos lock
+.PHONY: help setup demo up test check bench chaos lock
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -33,6 +33,9 @@ check: $(READY) ## Format, lint, types, import contracts, migrations on both dat
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m deploy.local.check_migrations
+
+bench: $(READY) ## Measure pairs of reserve and finalize on both databases, as ratios in one run
+	@$(BIN)/python -m bench
 
 chaos: $(READY) ## Kill processes while 200 payments are paid; each must be credited once
 	@$(BIN)/python -m deploy.local.chaos
