@@ -5,14 +5,6 @@ import secrets
 import threading
 import uuid
 from datetime import datetime
-from typing import NewType
-
-AccountId = NewType("AccountId", str)
-
-SYSTEM_FOUNDATION = AccountId("sys-foundation")
-SYSTEM_COMMONS = AccountId("sys-commons")
-SYSTEM_COMMUNITY_POOL = AccountId("sys-community-pool")
-SYSTEM_ACCOUNTS = (SYSTEM_COMMONS, SYSTEM_COMMUNITY_POOL, SYSTEM_FOUNDATION)
 
 _COUNTER_BITS = 42
 _counter_lock = threading.Lock()

@@ -11,7 +11,6 @@ from enum import StrEnum
 
 import structlog
 from celery import Celery
-from kombu.exceptions import OperationalError
 
 from shared.database import Tx
 from shared.observability import HINTS
@@ -109,7 +108,7 @@ class Publisher:
     def _send_one(self, task: TaskName) -> None:
         try:
             self._app.send_task(task.value, queue=task.queue, retry=False, ignore_result=True)
-        except (OperationalError, OSError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, the thread must go on
             HINTS.labels(task.value, "failed").inc()
             log.warning("hint_failed", task=task.value, reason=type(error).__name__)
         else:
