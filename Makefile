@@ -37,8 +37,10 @@ check: $(READY) ## Format, lint, types, import contracts, migrations on both dat
 bench: $(READY) ## Measure pairs of reserve and finalize on both databases, as ratios in one run
 	@$(BIN)/python -m bench
 
-chaos: $(READY) ## Kill processes while 200 payments are paid; each must be credited once
+chaos: $(READY) ## Kill processes while 200 payments are paid, then 400,000 random ledger commands
 	@$(BIN)/python -m deploy.local.chaos
+	@seed=$${ORACLE_SEED:-$$(date +%s)}; echo "Random ledger commands against the oracle; again with ORACLE_SEED=$$seed"; \
+	ORACLE_SEED=$$seed ORACLE_COMMANDS=$${ORACLE_COMMANDS:-400000} $(BIN)/python -m pytest -q tests/unit/test_rules_against_the_oracle.py
 
 lock: $(READY) ## Renew requirements.lock from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --upgrade -o requirements.lock

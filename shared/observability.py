@@ -41,6 +41,11 @@ UNCHARGED = Counter(
     "arrakis_uncharged_micro_total", "Cost above the hold that live mode did not charge (W4)."
 )
 OVERRUNS = Counter("arrakis_overruns_total", "Finalizes above their hold, by mode.", ["mode"])
+OVERRUN_ALERTS = Counter(
+    "arrakis_overrun_alerts_total",
+    "Finalizes above their hold by more than overrun_alert_threshold_pct, by mode.",
+    ["mode"],
+)
 BALANCE_CACHE = Counter(
     "arrakis_balance_cache_total", "Reads of the balance cache: hit, miss or away.", ["outcome"]
 )

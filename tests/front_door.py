@@ -133,6 +133,14 @@ def settle(
     return api.internal("finalize", body, key)
 
 
+def metric(api: Api, sample: str) -> float:
+    """Return the value of *sample* (name and labels) in the API's metrics, 0 if it has none."""
+    for line in api.get("/metrics", headers={}).text.splitlines():
+        if line.startswith(f"{sample} "):
+            return float(line.rsplit(" ", 1)[1])
+    return 0.0
+
+
 def wait_until_expired(api: Api, reservation_id: str) -> None:
     """Wait until a hold's time is over, then let the sweep end it as the workers do."""
 

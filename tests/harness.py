@@ -232,6 +232,10 @@ class Api:
         headers = self.s2s() | ({"Idempotency-Key": key} if key else {})
         return self.post(f"/api/internal/{operation}", body, headers=headers)
 
+    def admin_get(self, path: str) -> requests.Response:
+        """GET *path* of the admin API, as an admin of its own."""
+        return self.get(f"/admin/billing/{path}", headers=self.admin(sub=unique("admin")))
+
     def funded_account(self, amount_micro: int = 10_000_000) -> str:
         """Create an account through the admin API and mint *amount_micro* into it."""
         made = self.post(

@@ -1,8 +1,9 @@
 """From requests to commands: what the single routes and the batch have in common."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import structlog
 from pydantic import ValidationError
 
 from services.api.context import Services
@@ -18,7 +19,10 @@ from shared.ids import new_id
 from shared.ledger import accounts, queries
 from shared.ledger.commands import Command, Finalize, Outcome, Release, Reserve
 from shared.ledger.estimates import estimate
-from shared.observability import OUTCOMES, OVERRUNS, UNCHARGED
+from shared.ledger.postings import overrun_pct
+from shared.observability import OUTCOMES, OVERRUN_ALERTS, OVERRUNS, UNCHARGED
+
+log = structlog.get_logger()
 
 
 def to_reserve(services: Services, body: ReserveRequest, key: str | None) -> Reserve:
@@ -77,6 +81,7 @@ def to_finalize(_services: Services, body: FinalizeRequest, key: str | None) -> 
         actual_cost_micro=body.actual_cost_micro,
         account_id=body.account_id,
         idempotency_key=key,
+        details=body.metadata,
     )
 
 
@@ -111,7 +116,7 @@ def run_batch(services: Services, operations: list[Any]) -> list[dict[str, Any]]
             results[place] = {"status": 400, "body": describe_validation(error)}
     outcomes = services.executor.execute_all(commands) if commands else []
     for place, command, outcome in zip(places, commands, outcomes, strict=True):
-        count_outcome(command.operation, outcome)
+        count_outcome(services, command.operation, outcome)
         if outcome.error is not None:
             status, body = describe(outcome.error)
             results[place] = {"status": status, "body": body}
@@ -141,12 +146,33 @@ def read_balance(services: Services, account_id: str, pool_id: str) -> dict[str,
     return queries.balance_body(account_id, pool_id, vars(known))
 
 
-def count_outcome(operation: str, outcome: Outcome) -> None:
-    """Count what became of a command, and what a finalize could not charge (W4)."""
+def count_outcome(services: Services, operation: str, outcome: Outcome) -> None:
+    """Count what became of a command, and what a finalize cost above its hold (W4)."""
     code = outcome.error.code if outcome.error else "replayed" if outcome.is_replay else "ok"
     OUTCOMES.labels(operation, code).inc()
     if operation == "finalize" and outcome.answer is not None and not outcome.is_replay:
-        uncharged = int(outcome.answer["unchargedMicro"])
-        UNCHARGED.inc(uncharged)
-        if uncharged or int(outcome.answer["overrunMicro"]):
-            OVERRUNS.labels(outcome.answer["billingMode"]).inc()
+        _count_overrun(services, outcome.answer)
+
+
+def _count_overrun(services: Services, settled: Mapping[str, Any]) -> None:
+    charged, overrun, uncharged = (
+        int(settled[name]) for name in ("finalizedMicro", "overrunMicro", "unchargedMicro")
+    )
+    UNCHARGED.inc(uncharged)
+    if not overrun and not uncharged:
+        return
+    mode = settled["billingMode"]
+    OVERRUNS.labels(mode).inc()
+    excess = overrun + uncharged
+    reserved = charged - overrun if mode == "soft" else charged
+    percent = overrun_pct(reserved_micro=reserved, excess_micro=excess)
+    if percent > services.terms.current().overrun_alert_threshold_pct:
+        OVERRUN_ALERTS.labels(mode).inc()
+        log.warning(
+            "billing.overrun.alert",
+            reservation_id=settled["reservationId"],
+            account_id=settled["accountId"],
+            billing_mode=mode,
+            excess_micro=excess,
+            percent=percent,
+        )

@@ -108,12 +108,16 @@ class Extend:
 
 @dataclass(frozen=True, slots=True)
 class Finalize:
-    """Settle a hold at its actual cost. ``account_id``, if given, must be the hold's."""
+    """Settle a hold at its actual cost. ``account_id``, if given, must be the hold's.
+
+    ``details`` is a JSON object to keep on the entry (model, tokens …); it is no content.
+    """
 
     reservation_id: str
     actual_cost_micro: int
     account_id: str | None = None
     idempotency_key: str | None = None
+    details: str | None = None
 
     operation = "finalize"
 

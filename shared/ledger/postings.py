@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from shared.errors import Conflict, Refused
 from shared.ids import new_id
@@ -101,7 +102,7 @@ def add_entry(
     reservation_id: str | None = None,
     key: str | None = None,
     description: str | None = None,
-    details: Mapping[str, str] | str | None = None,
+    details: Mapping[str, Any] | str | None = None,
 ) -> None:
     """Write the entry of what was moved since the view of *pool_id* was *pre_micro*.
 
@@ -133,7 +134,7 @@ def add_entry(
     pool.is_changed = True
 
 
-def _json(value: Mapping[str, str]) -> str:
+def _json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -204,6 +205,11 @@ def cost_rule(mode: str, *, reserved_micro: int, actual_micro: int) -> tuple[int
     if mode == "live":
         return reserved_micro, 0, excess
     return reserved_micro, excess, 0
+
+
+def overrun_pct(*, reserved_micro: int, excess_micro: int) -> int:
+    """Return by how many whole percent a cost went over its hold (behaviour 6.4)."""
+    return excess_micro * 100 // reserved_micro
 
 
 def claw_back(book: Book, lot: LotState) -> int:

@@ -288,8 +288,14 @@ def _settle(book: Book, reservation: ReservationState, command: Finalize, *, is_
         shadow_micro=charged if is_shadow else None,
         reservation_id=reservation.id,
         key=command.idempotency_key,
-        details={name: str(value) for name, value in facts.items() if value} or None,
+        details=_facts(command.details, facts),
     )
+
+
+def _facts(told: str | None, facts: dict[str, int]) -> dict[str, Any] | None:
+    """Join what the caller told with our figures; ours win."""
+    ours = {name: str(value) for name, value in facts.items() if value}
+    return {**(json.loads(told) if told else {}), **ours} or None
 
 
 def _expired_hold(book: Book, command: ExpireHold, _terms: Terms) -> Outcome:

@@ -69,7 +69,7 @@ def pending(ledger: Ledger) -> int:
 
 def test_eight_processes_share_one_account_without_a_single_failure(ledger: Ledger) -> None:
     """Behaviour 150, W12."""
-    account, processes, count = ledger.funded(1_000_000), 8, 50
+    account, processes, count = ledger.funded(1_000_000), 8, 200
     reports = race(ledger.url, *[("cycles", account, str(count))] * processes)
     assert reports == [{"ok": 2 * count}] * processes
     assert pending(ledger) == 0

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shared.ledger.commands import ExpireHold, ExpireLot, Finalize, Mint, Release, Reserve
-from shared.ledger.postings import cost_rule, split_revenue, take
+from shared.ledger.postings import cost_rule, overrun_pct, split_revenue, take
 from shared.ledger.rules import apply
 from shared.ledger.state import AccountState, Book, DebtState
 from shared.ledger.terms import Terms
@@ -54,6 +54,26 @@ def test_the_mode_decides_what_an_overrun_costs(
 ) -> None:
     """Behaviours 5.4.4, 38-40: charged, overrun, uncharged."""
     assert cost_rule(mode, reserved_micro=reserved, actual_micro=actual) == expected
+
+
+@pytest.mark.parametrize(
+    ("reserved", "excess", "percent"),
+    [(100, 5, 5), (100, 6, 6), (1000, 59, 5), (3, 1, 33), (1, 9, 900)],
+)
+def test_an_overrun_is_told_in_whole_percent_of_its_hold(
+    reserved: int, excess: int, percent: int
+) -> None:
+    """Behaviour 6.4: floored."""
+    assert overrun_pct(reserved_micro=reserved, excess_micro=excess) == percent
+
+
+def test_what_the_caller_measured_stands_on_the_entry_beside_our_figures() -> None:
+    """Behaviour 74."""
+    book = new_book()
+    answer(book, Reserve(ACCOUNT, "hold", 100), "shadow")
+    told = '{"model":"m","overrunMicro":"7"}'
+    answer(book, Finalize("hold", 150, details=told), "shadow")
+    assert json.loads(book.entries[-1]["metadata"]) == {"model": "m", "overrunMicro": "50"}
 
 
 @pytest.mark.parametrize(

@@ -235,7 +235,9 @@ def test_in_one_pool_each_entry_begins_where_the_last_ended(drawn: list[Step]) -
 def test_shares_are_exact_floors_and_sum_to_the_charge(charged: int, cuts: list[int]) -> None:
     """Behaviours 80 and 81."""
     rates = (cuts[0], cuts[1] - cuts[0], 10_000 - cuts[1])
-    terms = Terms("live", 300, 3600, 10**16, *rates)
+    terms = Terms(
+        commons_rate_bps=rates[0], community_rate_bps=rates[1], foundation_rate_bps=rates[2]
+    )
     commons, community, foundation = split_revenue(charged, terms)
     assert commons == charged * rates[0] // 10_000
     assert community == charged * rates[1] // 10_000

@@ -21,10 +21,11 @@ from services.api.schemas.requests import (
     HistoryQuery,
     MintRequest,
     PageQuery,
+    ShadowQuery,
 )
 from shared.errors import Conflict
 from shared.ids import new_id
-from shared.ledger import accounts, queries
+from shared.ledger import accounts, explain, queries
 from shared.ledger.commands import Outcome
 from shared.operations import mints
 from shared.operations.audit import Actor, record
@@ -96,6 +97,21 @@ def history(account_id: str) -> Response:
         return answer(queries.history(tx, account_id, **query.model_dump()))
 
 
+@routes.get("/explain/<subject_id>")
+def explain_subject(subject_id: str) -> Response:
+    """Explain a reservation or an entry: its lots, where they came from, and the split."""
+    with services().database.reading() as tx:
+        return answer(explain.explain(tx, subject_id))
+
+
+@routes.get("/shadow-summary")
+def shadow_summary() -> Response:
+    """Show what shadow mode would have charged."""
+    query = parse_query(ShadowQuery)
+    with services().database.reading() as tx:
+        return answer(explain.shadow_summary(tx, account_id=query.account_id, since=query.since))
+
+
 @routes.post("/accounts/<account_id>/mint")
 def mint(account_id: str) -> Response:
     """Give credits, for example for a payment whose notice never came (runbook 6)."""
@@ -115,7 +131,7 @@ def mint(account_id: str) -> Response:
             idempotency_key=idempotency_key(),
         ),
     )
-    count_outcome("mint", outcome)
+    count_outcome(services(), "mint", outcome)
     return answer_outcome(outcome, 201)
 
 

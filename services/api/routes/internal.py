@@ -93,7 +93,7 @@ def release() -> Response:
 
 def _execute(command: Command) -> Response:
     outcome = services().executor.execute(command)
-    count_outcome(command.operation, outcome)
+    count_outcome(services(), command.operation, outcome)
     return answer_outcome(outcome)
 
 

@@ -2,7 +2,14 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from services.api.schemas.fields import (
     Dollars,
@@ -94,6 +101,7 @@ class FinalizeRequest(Request):
     reservation_id: Identifier
     actual_cost_micro: MicroOrZero
     account_id: Identifier | None = None
+    metadata: Metadata = None
 
 
 class ReleaseRequest(Request):
@@ -155,6 +163,13 @@ class HistoryQuery(Request):
     limit: Annotated[int, Field(ge=1, le=100, strict=False)] = 50
     offset: Annotated[int, Field(ge=0, le=1_000_000, strict=False)] = 0
     cursor: Annotated[str, Field(max_length=200)] | None = None
+
+
+class ShadowQuery(Request):
+    """Whose shadow entries are wanted, and since when (ISO 8601 with its zone)."""
+
+    account_id: Identifier | None = None
+    since: Annotated[AwareDatetime, Field(strict=False)] | None = None
 
 
 class PageQuery(Request):
