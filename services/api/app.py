@@ -11,7 +11,7 @@ from services.api import errors
 from services.api.auth import policies
 from services.api.context import Services, services
 from services.api.limits import RateLimiter
-from services.api.routes import admin, internal, member
+from services.api.routes import admin, internal, member, revenue_rules
 from shared.balance_cache import BalanceCache
 from shared.config import ApiSettings
 from shared.database import Database
@@ -51,6 +51,7 @@ def create_app(settings: ApiSettings, database: Database, balances: BalanceCache
         app.register_blueprint(internal.routes, url_prefix=base, name=base.replace("/", "_"))
     app.register_blueprint(member.routes, url_prefix="/api/billing")
     app.register_blueprint(admin.routes, url_prefix="/admin/billing")
+    app.register_blueprint(revenue_rules.routes, url_prefix="/admin/billing/revenue-rules")
     app.add_url_rule("/metrics", "metrics", _metrics)
     return app
 

@@ -19,6 +19,7 @@ from shared.errors import Forbidden, Invalid, NotFound, Unavailable
 from shared.ledger.commands import Outcome
 from shared.ledger.executor import Executor
 from shared.ledger.terms import TermsCache
+from shared.operations.audit import Actor
 from shared.payments.providers.nowpayments import NowPayments
 from shared.wsgi import read_body
 
@@ -55,6 +56,17 @@ def caller() -> Caller:
     """Return who calls, after :func:`guard` let them in."""
     found: Caller = g.caller
     return found
+
+
+def actor() -> Actor:
+    """Return the admin who calls, as the audit log names them."""
+    return Actor(
+        "admin",
+        caller().subject,
+        address=request.remote_addr,
+        user_agent=request.headers.get("User-Agent", "")[:200],
+        correlation_id=request.headers.get("X-Correlation-Id", "")[:64],
+    )
 
 
 def guard(kind: str, limit: RateLimitItem) -> Callable[[], None]:

@@ -15,6 +15,7 @@ from shared.ledger import sweeps
 from shared.ledger.terms import TermsCache
 from shared.messaging import TaskName
 from shared.observability import TASKS
+from shared.operations import revenue_rules
 from shared.payments import intake
 
 log = structlog.get_logger()
@@ -39,6 +40,7 @@ class Work:
             TaskName.EXPIRE_LOTS: lambda: sweeps.expire_lots(database, terms),
             TaskName.ROLL_UP_REVENUE: lambda: sweeps.roll_up_revenue(database),
             TaskName.SWEEP_KEYS: lambda: sweeps.sweep_idempotency_keys(database),
+            TaskName.ACTIVATE_RULES: lambda: revenue_rules.activate_due(database),
         }
 
     def run(self, name: TaskName) -> int:

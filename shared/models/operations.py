@@ -1,4 +1,5 @@
-"""Operations tables: dead letters, audit, configuration (behaviour 3.3) and the migrations list."""
+"""Operations tables: dead letters, audit, configuration (behaviour 3.3), revenue rules (3.5) and
+the migrations list."""
 
 from datetime import datetime
 
@@ -8,7 +9,16 @@ from sqlalchemy.orm import Mapped, mapped_column
 from shared.models.base import NOW, STRICT, Base, one_of
 
 DLQ_OPERATIONS = ("deposit", "refund", "distribution", "reconciliation", "webhook")
+RULE_STATUSES = (
+    "draft",
+    "pending_approval",
+    "cooling_down",
+    "active",
+    "superseded",
+    "rejected",
+)
 _WAITING = text("status IN ('pending', 'processing')")
+_ACTIVE = text("status = 'active'")
 
 
 class DeadLetter(Base):
@@ -77,6 +87,60 @@ class ConfigRow(Base):
     value: Mapped[str]
     description: Mapped[str | None]
     updated_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class RevenueRule(Base):
+    """The shares of a charge, in bps, on their way from a proposal to being in force (ADR 0011).
+
+    ``reason`` is why it was rejected, or activated before ``activates_at``.
+    """
+
+    __tablename__ = "revenue_rules"
+    __table_args__ = (
+        one_of("status", *RULE_STATUSES),
+        CheckConstraint(
+            "commons_bps >= 0 AND community_bps >= 0 AND foundation_bps >= 0", name="bps"
+        ),
+        CheckConstraint("commons_bps + community_bps + foundation_bps = 10000", name="bps_sum"),
+        CheckConstraint("length(name) BETWEEN 1 AND 200", name="name"),
+        CheckConstraint("length(notes) <= 1000", name="notes"),
+        CheckConstraint("length(reason) BETWEEN 1 AND 1000", name="reason"),
+        CheckConstraint(
+            "approved_by <> proposed_by AND overridden_by <> proposed_by", name="four_eyes"
+        ),
+        CheckConstraint(
+            "status <> 'cooling_down' OR activates_at IS NOT NULL", name="activates_at"
+        ),
+        Index(
+            "uq_revenue_rules_active",
+            "status",
+            unique=True,
+            postgresql_where=_ACTIVE,
+            sqlite_where=_ACTIVE,
+        ),
+        STRICT,
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    status: Mapped[str] = mapped_column(server_default="draft")
+    commons_bps: Mapped[int]
+    community_bps: Mapped[int]
+    foundation_bps: Mapped[int]
+    notes: Mapped[str | None]
+    proposed_by: Mapped[str]
+    proposed_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    submitted_by: Mapped[str | None]
+    submitted_at: Mapped[datetime | None]
+    approved_by: Mapped[str | None]
+    approved_at: Mapped[datetime | None]
+    activates_at: Mapped[datetime | None]
+    overridden_by: Mapped[str | None]
+    activated_at: Mapped[datetime | None]
+    rejected_by: Mapped[str | None]
+    rejected_at: Mapped[datetime | None]
+    reason: Mapped[str | None]
+    superseded_at: Mapped[datetime | None]
 
 
 class MigrationRow(Base):

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import select
+
+from shared.clock import to_wire
 from shared.database import Tx, insert_rows
 from shared.ids import new_id
 from shared.models.operations import AuditRow
@@ -54,3 +57,32 @@ def record(
             }
         ],
     )
+
+
+def trail(
+    tx: Tx, *, target_type: str, target_id: str, limit: int, after: str | None
+) -> dict[str, Any]:
+    """Return what was done to a target, and what was refused, oldest first, page by page."""
+    statement = (
+        select(*AuditRow.__table__.c)
+        .where(AuditRow.target_type == target_type, AuditRow.target_id == target_id)
+        .order_by(AuditRow.id)
+    )
+    if after is not None:
+        statement = statement.where(AuditRow.id > after)
+    rows = tx.all(statement.limit(limit + 1))
+    page = rows[:limit]
+    return {
+        "audit": [
+            {
+                "id": row.id,
+                "actorType": row.actor_type,
+                "actorId": row.actor_id,
+                "action": row.action,
+                "details": json.loads(row.details or "{}"),
+                "createdAt": to_wire(row.created_at),
+            }
+            for row in page
+        ],
+        "nextCursor": page[-1].id if len(rows) > limit else None,
+    }

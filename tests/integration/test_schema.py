@@ -140,7 +140,7 @@ def test_migrating_again_changes_nothing_and_overwrites_no_value(fresh: Database
 
 def test_the_migrations_are_listed_newest_first_as_the_runbook_asks(fresh: Database) -> None:
     rows = query(fresh, "SELECT name FROM migrations ORDER BY applied_at DESC LIMIT 5")
-    assert [row[0] for row in rows] == list(reversed(schema.all_names()))
+    assert [row[0] for row in rows] == list(reversed(schema.all_names()))[:5]
 
 
 def test_undoing_the_first_migration_leaves_no_credit_table(fresh: Database) -> None:

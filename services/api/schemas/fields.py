@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.alias_generators import to_camel
 
 from shared.errors import Invalid
-from shared.money import parse_amount, parse_usd
+from shared.money import BPS_WHOLE, parse_amount, parse_usd
 
 _METADATA_MAX_BYTES = 4096
 _POOL = r"^(general|(campaign|agent):[A-Za-z0-9_.:-]{1,120})$"
@@ -65,6 +65,12 @@ def _storable(value: str) -> str:
     return value
 
 
+def _not_blank(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be blank")
+    return value
+
+
 MicroOrZero = Annotated[int, BeforeValidator(_amount)]
 Micro = Annotated[int, BeforeValidator(_amount), AfterValidator(_positive)]
 OptionalMicro = Annotated[
@@ -75,6 +81,14 @@ Dollars = Annotated[int, BeforeValidator(_dollars), AfterValidator(_positive)]
 Identifier = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_storable)]
 EntityId = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_storable)]
 Text = Annotated[str, Field(max_length=500), AfterValidator(_storable)]
+Name = Annotated[
+    str, Field(min_length=1, max_length=200), AfterValidator(_storable), AfterValidator(_not_blank)
+]
+Notes = Annotated[str, Field(max_length=1000), AfterValidator(_storable)]
+Reason = Annotated[
+    str, Field(min_length=1, max_length=1000), AfterValidator(_storable), AfterValidator(_not_blank)
+]
+Bps = Annotated[int, Field(ge=0, le=BPS_WHOLE)]
 Pool = Annotated[str, Field(pattern=_POOL)]
 Key = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_storable)]
 Metadata = Annotated[str | None, BeforeValidator(_small_object)]

@@ -1,0 +1,115 @@
+"""The admin API of revenue rules: propose, submit, approve, reject, override (behaviour 14.3)."""
+
+from flask import Blueprint, Response, request
+
+from services.api import limits
+from services.api.context import (
+    actor,
+    answer,
+    answer_outcome,
+    guard,
+    parse_body,
+    parse_query,
+    require_scope,
+    services,
+)
+from services.api.schemas.requests import PageQuery
+from services.api.schemas.revenue_rules import ReasonRequest, RevenueRuleRequest
+from shared.operations import audit, revenue_rules
+
+routes = Blueprint("revenue_rules", __name__)
+routes.before_request(guard("admin", limits.ADMIN))
+# What a second admin decides needs a scope of its own.
+_APPROVALS = {f"{routes.name}.{name}" for name in ("approve", "reject", "override_cooldown")}
+
+
+@routes.before_request
+def _check_scope() -> None:
+    if request.method in ("GET", "HEAD"):
+        require_scope("billing:read")
+    elif request.endpoint in _APPROVALS:
+        require_scope("billing:approve")
+    else:
+        require_scope("billing:write")
+
+
+@routes.post("")
+def propose() -> Response:
+    """Propose a rule: 201 with a draft."""
+    proposal = revenue_rules.Proposal(**parse_body(RevenueRuleRequest).model_dump())
+    with services().database.transaction() as tx:
+        made = revenue_rules.propose(tx, actor(), proposal)
+    return answer(made, 201)
+
+
+@routes.patch("/<rule_id>/submit")
+def submit(rule_id: str) -> Response:
+    """Ask for the approval of a draft."""
+    with services().database.transaction() as tx:
+        outcome = revenue_rules.submit(tx, actor(), rule_id)
+    return answer_outcome(outcome)
+
+
+@routes.patch("/<rule_id>/approve")
+def approve(rule_id: str) -> Response:
+    """Approve what another admin proposed; it is active after the cooldown."""
+    with services().database.transaction() as tx:
+        outcome = revenue_rules.approve(tx, actor(), rule_id)
+    return answer_outcome(outcome)
+
+
+@routes.patch("/<rule_id>/reject")
+def reject(rule_id: str) -> Response:
+    """Reject a rule that is not active yet, with the reason."""
+    reason = parse_body(ReasonRequest).reason
+    with services().database.transaction() as tx:
+        outcome = revenue_rules.reject(tx, actor(), rule_id, reason)
+    return answer_outcome(outcome)
+
+
+@routes.patch("/<rule_id>/override-cooldown")
+def override_cooldown(rule_id: str) -> Response:
+    """Activate an approved rule at once, with the reason."""
+    reason = parse_body(ReasonRequest).reason
+    with services().database.transaction() as tx:
+        outcome = revenue_rules.override_cooldown(tx, actor(), rule_id, reason)
+    return answer_outcome(outcome)
+
+
+@routes.get("")
+def list_rules() -> Response:
+    """List rules, oldest first."""
+    query = parse_query(PageQuery)
+    with services().database.reading() as tx:
+        return answer(revenue_rules.list_rules(tx, limit=query.limit, after=query.cursor))
+
+
+@routes.get("/active")
+def show_active() -> Response:
+    """Show the active rule, the rates in force, and whether they differ."""
+    with services().database.reading() as tx:
+        return answer(revenue_rules.show_active(tx))
+
+
+@routes.get("/<rule_id>")
+def show(rule_id: str) -> Response:
+    """Show a rule."""
+    with services().database.reading() as tx:
+        return answer(revenue_rules.show(tx, rule_id))
+
+
+@routes.get("/<rule_id>/audit")
+def show_audit(rule_id: str) -> Response:
+    """Show what was done to a rule, and what was refused, oldest first."""
+    query = parse_query(PageQuery)
+    with services().database.reading() as tx:
+        revenue_rules.show(tx, rule_id)
+        return answer(
+            audit.trail(
+                tx,
+                target_type=revenue_rules.TARGET,
+                target_id=rule_id,
+                limit=query.limit,
+                after=query.cursor,
+            )
+        )
