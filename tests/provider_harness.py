@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 import requests
 
+from tests.x402_harness import X402
+
 API_KEY = "simulator-test-api-key"
 IPN_SECRET = "simulator-test-ipn-secret-0123456789"
 ROOT = Path(__file__).resolve().parents[1]
@@ -184,4 +186,13 @@ def receiver(one_receiver: Receiver) -> Iterator[Receiver]:
 @pytest.fixture
 def simulator(one_simulator: Simulator, receiver: Receiver) -> Iterator[Simulator]:
     yield one_simulator
-    one_simulator.control("faults", mode="none")
+    for path in ("faults", "facilitator/faults", "rpc/faults"):
+        one_simulator.control(path, mode="none")
+
+
+@pytest.fixture
+def x402(simulator: Simulator) -> Iterator[X402]:
+    """The facilitator and the chain, begun anew as Base, with the clock right."""
+    made = X402(simulator)
+    yield made
+    made.reset()

@@ -1,1 +1,4 @@
-"""A stand-in for NOWPayments that speaks its real protocol. Never imported by the product."""
+"""Stand-ins that speak the real protocols: NOWPayments, an x402 facilitator, a node of Base.
+
+The product never imports them.
+"""

@@ -95,6 +95,40 @@ SCENARIOS = {
         _tell("waiting", "confirming", "failed"),
     ),
     "expired": Scenario("Nobody pays: expired.", _tell("waiting", "expired")),
+    "refunded-before-finished": Scenario(
+        "Paid in full and confirmed, then given back to the payer without ever being finished.",
+        _tell("waiting", "confirming", "confirmed", "refunded"),
+    ),
+    "failed-then-finished": Scenario(
+        "Something breaks at the provider (failed); then it is mended by hand and finished.",
+        _tell("waiting", "confirming", "failed", "finished"),
+    ),
+    "unknown-status": Scenario(
+        "Between confirmed and finished comes a status that no document names.",
+        _tell("waiting", "confirming", "confirmed", "under_review", "finished"),
+    ),
+    "over-payment": Scenario(
+        "Half as much again arrives as was asked, on the same payment: finished.",
+        _tell("waiting") + _tell("confirming", "confirmed", "sending", "finished", share="1.5"),
+    ),
+    "finished-less": Scenario(
+        "A tenth is missing and it is finished all the same: the outcome is below the price.",
+        _tell("waiting") + _tell("confirming", "confirmed", "sending", "finished", share="0.9"),
+    ),
+    "partial-twice": Scenario(
+        "30 % arrives (partially_paid), then 30 % more (partially_paid again), and no more.",
+        _tell("waiting")
+        + _tell("confirming", "partially_paid", share="0.3")
+        + _tell("confirming", "partially_paid", share="0.6"),
+    ),
+    "wrong-asset-unprocessed": Scenario(
+        "The payer sends another coin and the provider leaves it at partially_paid, with a parent.",
+        (
+            *_tell("waiting"),
+            Step("deposit another coin", share=Decimal(1)),
+            *_tell("partially_paid", share="1"),
+        ),
+    ),
     "missed": Scenario(
         "Paid in full and finished, but no notice is ever sent: only reading shows it.",
         _silently("waiting", "confirming", "confirmed", "sending", "finished"),

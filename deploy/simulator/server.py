@@ -4,16 +4,18 @@ import hmac
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Response, request
 
-from deploy.simulator.faults import NO_FAULT, Faults
+from deploy.simulator.answers import json_answer
+from deploy.simulator.faults import Faults
 from deploy.simulator.orders import Refusal, bad_request, currency_from, decimal_from, order_from
 from deploy.simulator.prices import COINS, FIAT_USD, MINIMUM_USD, coin_amount
 from deploy.simulator.shapes import Payment
 from deploy.simulator.state import Book, UnknownPayment
-from deploy.simulator.wire import JsonObject, parse_object, print_json
+from deploy.simulator.wire import JsonObject, parse_object
 
 _View = Callable[..., Response]
+OPERATIONS = ("status", "auth", "currencies", "min-amount", "estimate", "create", "list", "read")
 _SORT_FIELDS = {
     "created_at",
     "payment_id",
@@ -32,11 +34,6 @@ _SORT_FIELDS = {
 }
 
 
-def json_answer(value: object, http_status: int = 200) -> Response:
-    """Return *value* as a JSON response."""
-    return Response(print_json(value), http_status, mimetype="application/json")
-
-
 class ProviderApi:
     """The routes of the provider; each method is one call of its documentation."""
 
@@ -48,23 +45,21 @@ class ProviderApi:
     def blueprint(self) -> Blueprint:
         """Return the routes, with the key check before and the faults around each."""
         routes = Blueprint("provider", __name__, url_prefix="/v1")
-        table: list[tuple[str, str, _View]] = [
-            ("GET", "/status", self.status),
-            ("POST", "/auth", self.log_in),
-            ("GET", "/currencies", self.currencies),
-            ("GET", "/min-amount", self.min_amount),
-            ("GET", "/estimate", self.estimate),
-            ("POST", "/payment", self.create),
-            ("GET", "/payment", self.list_payments),
-            ("GET", "/payment/", self.list_payments),
-            ("GET", "/payment/<payment_id>", self.read),
+        table: list[tuple[str, str, str, _View]] = [
+            ("status", "GET", "/status", self.status),
+            ("auth", "POST", "/auth", self.log_in),
+            ("currencies", "GET", "/currencies", self.currencies),
+            ("min-amount", "GET", "/min-amount", self.min_amount),
+            ("estimate", "GET", "/estimate", self.estimate),
+            ("create", "POST", "/payment", self.create),
+            ("list", "GET", "/payment", self.list_payments),
+            ("list", "GET", "/payment/", self.list_payments),
+            ("read", "GET", "/payment/<payment_id>", self.read),
         ]
-        for method, rule, view in table:
-            name = f"{method} {rule}".replace("/", " ")
-            routes.add_url_rule(rule, name, view, methods=[method], strict_slashes=True)
-        routes.before_request(self._interfere)
+        for operation, method, rule, view in table:
+            routes.add_url_rule(rule, operation, view, methods=[method], strict_slashes=True)
+        self._faults.surround(routes, _operation)
         routes.before_request(self._check_key)
-        routes.after_request(self._spoil)
         routes.register_error_handler(Refusal, _refuse)
         return routes
 
@@ -158,11 +153,6 @@ class ProviderApi:
             }
         )
 
-    def _interfere(self) -> Response | None:
-        is_create = request.method == "POST" and request.path == "/v1/payment"
-        g.fault = self._faults.take(is_create=is_create)
-        return self._faults.answer_instead(g.fault)
-
     def _check_key(self) -> None:
         if request.path == "/v1/status":
             return
@@ -176,8 +166,9 @@ class ProviderApi:
         if not hmac.compare_digest(key.encode(), self._api_key):
             raise Refusal(403, "INVALID_API_KEY", "Invalid api key")
 
-    def _spoil(self, response: Response) -> Response:
-        return self._faults.spoil(g.get("fault", NO_FAULT), response)
+
+def _operation() -> set[str]:
+    return {(request.endpoint or "").rpartition(".")[2]}
 
 
 def _refuse(refusal: Refusal) -> Response:

@@ -7,9 +7,10 @@ import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import ROUND_DOWN, Decimal
 
+from deploy.simulator.clock import Clock
 from deploy.simulator.prices import COINS, coin_amount
 from deploy.simulator.shapes import Payment, created_shape, notice_shape, read_shape
 from deploy.simulator.wire import JsonObject
@@ -64,14 +65,15 @@ class Notice:
 class Book:
     """All payments of one run, and the login tokens given out."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
         self._payments: dict[int, Payment] = {}
         self._tokens: dict[str, datetime] = {}
 
     def create(self, order: Order) -> JsonObject:
         """Store a new waiting payment; return the answer to its creation."""
-        now = _now()
+        now = self._clock.now()
         with self._lock:
             payment = Payment(
                 id=self._free_id(),
@@ -122,7 +124,9 @@ class Book:
             )
             payment.given_outcome = outcome_amount
             # Two changes in one millisecond still get two times, so that they can be told apart.
-            payment.updated_at = max(_now(), payment.updated_at + timedelta(milliseconds=1))
+            payment.updated_at = max(
+                self._clock.now(), payment.updated_at + timedelta(milliseconds=1)
+            )
             body = notice_shape(payment)
             payment.notices[status] = body
             return Notice(payment.id, status, payment.callback_url, body)
@@ -153,7 +157,7 @@ class Book:
 
         As at the provider: own amounts, the parent's order, and still the full price.
         """
-        now = _now()
+        now = self._clock.now()
         with self._lock:
             parent = self._find(parent_id)
             coin = parent.pay_currency if same_coin else _other_coin(parent.pay_currency)
@@ -179,7 +183,7 @@ class Book:
         """Return a login token that is good for five minutes."""
         token = f"sim.{secrets.token_hex(16)}"
         with self._lock:
-            now = _now()
+            now = self._clock.now()
             self._tokens = {old: end for old, end in self._tokens.items() if end > now}
             self._tokens[token] = now + _TOKEN_LIFE
         return token
@@ -188,7 +192,7 @@ class Book:
         """Tell whether *token* was given out here and has not run out."""
         with self._lock:
             ends_at = self._tokens.get(token)
-        return ends_at is not None and ends_at > _now()
+        return ends_at is not None and ends_at > self._clock.now()
 
     def _find(self, payment_id: int) -> Payment:
         payment = self._payments.get(payment_id)
@@ -218,8 +222,3 @@ def _other_coin(coin: str) -> str:
 
 def _ten_digits() -> int:
     return 4_000_000_000 + secrets.randbelow(3_000_000_000)
-
-
-def _now() -> datetime:
-    now = datetime.now(UTC)
-    return now.replace(microsecond=now.microsecond // 1000 * 1000)

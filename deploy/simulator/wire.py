@@ -16,9 +16,14 @@ _LAST_ARRAY_INDEX = 2**32 - 2
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+def parse(text: bytes) -> Any:
+    """Return the JSON value in *text*; fractions become Decimal. Raises ValueError otherwise."""
+    return json.loads(text, parse_float=Decimal, parse_constant=_refuse_constant)
+
+
 def parse_object(text: bytes) -> JsonObject:
-    """Return the JSON object in *text*; fractions become Decimal. Raises ValueError otherwise."""
-    value = json.loads(text, parse_float=Decimal, parse_constant=_refuse_constant)
+    """Return the JSON object in *text*. Raises ValueError if it is anything else."""
+    value = parse(text)
     if not isinstance(value, dict):
         raise ValueError("The body must be a JSON object.")  # noqa: TRY004 - callers catch one kind
     return value

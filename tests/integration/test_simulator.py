@@ -1,17 +1,17 @@
-"""The provider simulator, as a real process: its API, its notices, its scenarios and its faults."""
+"""The provider simulator, as a real process: its API and its notices."""
 
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from tests.provider_harness import (
-    HALF,
-    HAPPY,
-    LATE,
-    ORDER,
-    PAID,
-    until,
+from tests.provider_harness import ORDER
+
+READ_FIELDS = (
+    "payment_id invoice_id payment_status pay_address payin_extra_id price_amount price_currency "
+    "pay_amount actually_paid pay_currency order_id order_description purchase_id outcome_amount "
+    "outcome_currency payout_hash payin_hash created_at updated_at burning_percent type "
+    "payment_extra_ids parent_payment_id origin_type"
 )
 
 
@@ -37,6 +37,7 @@ def test_a_payment_is_created_and_read_in_the_documented_shapes(simulator):
     assert {"ipn_callback_url", "amount_received", "network", "smart_contract"} <= set(created)
     read = simulator.read(int(created["payment_id"]))
     assert read["payment_id"] == int(created["payment_id"])
+    assert " ".join(read) == READ_FIELDS
     same = ("payment_status", "pay_address", "price_amount", "pay_amount", "order_id", "created_at")
     assert [read[name] for name in same] == [created[name] for name in same]
     assert (read["actually_paid"], read["parent_payment_id"]) == (0, None)
@@ -102,6 +103,19 @@ def test_the_list_needs_a_token_too_and_comes_in_pages(simulator):
         assert page(nothing)["total"] == 0
     for bad in ("limit=0", "limit=501", "page=-1", "sortBy=age", "orderBy=up", "dateFrom=soon"):
         assert page(bad)["statusCode"] == 400
+
+
+def test_a_token_is_good_for_five_minutes(simulator):
+    login = simulator.post("/v1/auth", {"email": "dev@example.com", "password": "any"})
+    bearer = {"Authorization": f"Bearer {login.json()['token']}"}
+
+    def list_after(seconds: int) -> int:
+        simulator.control("clock", ahead_seconds=seconds)
+        return simulator.get("/v1/payment/", headers=bearer).status_code
+
+    assert [list_after(seconds) for seconds in (0, 295, 301)] == [200, 200, 401]
+    simulator.control("clock")
+    assert simulator.post("/v1/auth", {"email": "dev@example.com"}).status_code == 400
 
 
 def test_currencies_minimum_and_estimate_have_the_documented_shapes(simulator):
@@ -220,82 +234,6 @@ def test_a_notice_is_sent_until_it_is_accepted_or_the_tries_are_used_up(
     assert [(one["attempt"], one["http_status"]) for one in log] == attempts
     assert [one["sent"].encode() for one in log] == [one.raw for one in receiver.arrivals]
     assert len({one.raw for one in receiver.arrivals}) == 1
-
-
-@pytest.mark.parametrize(
-    ("name", "sent"),
-    [
-        ("happy", HAPPY),
-        ("finished-twice", [*HAPPY, "finished"]),
-        ("out-of-order", LATE),
-        ("partial", HALF),
-        ("partial-then-finished", HALF + PAID),
-        ("repeated-deposit", HAPPY),
-        ("wrong-asset", ["waiting"]),
-        ("late-after-expired", ["waiting", "expired", *PAID]),
-        ("refunded", [*HAPPY, "refunded"]),
-        ("failed", ["waiting", "confirming", "failed"]),
-        ("expired", ["waiting", "expired"]),
-        ("missed", []),
-    ],
-)
-def test_a_scenario_sends_its_notices_and_leaves_its_state(simulator, receiver, name, sent):
-    payment_id = simulator.new_id()
-    deliveries = simulator.play(payment_id, name)["deliveries"]
-    assert receiver.statuses_of(payment_id) == sent
-    assert [one["status"] for one in deliveries] == [one.status for one in receiver.arrivals]
-    assert {one["http_status"] for one in deliveries} <= {200}
-    assert all(one.is_signed for one in receiver.arrivals)
-    final = sent[-1] if sent else "finished"
-    assert simulator.read(payment_id)["payment_status"] == final
-    assert simulator.get("/sim/scenarios").json()[name].endswith(".")
-
-
-def test_a_repeated_or_late_notice_is_the_old_one(simulator, receiver):
-    payment_id = simulator.new_id()
-    simulator.play(payment_id, "out-of-order")
-    _, first, *_, second = receiver.arrivals
-    assert first.raw == second.raw
-    by_status = {one.status: one.notice for one in receiver.arrivals}
-    times = [by_status[status]["updated_at"] for status in PAID]
-    assert times == sorted(set(times))
-    assert by_status["waiting"]["actually_paid"] == 0
-
-
-def test_a_partial_payment_has_an_outcome_in_proportion(simulator, receiver):
-    payment_id = simulator.new_id(pay_currency="ltc")
-    simulator.play(payment_id, "partial-then-finished")
-    outcomes = {one.status: one.notice["outcome_amount"] for one in receiver.arrivals}
-    assert (outcomes["partially_paid"], outcomes["finished"]) == (
-        Decimal("12.4375"),
-        Decimal("24.875"),
-    )
-
-
-@pytest.mark.parametrize(
-    ("name", "amounts"),
-    [
-        ("repeated-deposit", ("sol", Decimal("0.0625"), Decimal("9.95"))),
-        ("wrong-asset", ("ltc", Decimal("0.3125"), Decimal("24.875"))),
-    ],
-)
-def test_another_deposit_is_a_new_payment_with_a_parent(simulator, receiver, name, amounts):
-    parent_id = simulator.new_id(pay_currency="sol", order_id=name)
-    simulator.play(parent_id, name)
-    confirming, child = (one.notice for one in receiver.arrivals[-2:])
-    assert (confirming["payment_status"], child["payment_status"]) == ("confirming", "finished")
-    assert child["payment_id"] == confirming["payment_id"] != parent_id
-    assert (child["pay_currency"], child["actually_paid"], child["outcome_amount"]) == amounts
-    assert (child["order_id"], child["price_amount"]) == (name, 25)
-    assert simulator.read(child["payment_id"])["parent_payment_id"] == parent_id
-    assert child["parent_payment_id"] == parent_id
-
-
-def test_scenarios_in_the_background_do_not_mix(simulator, receiver):
-    ids = [simulator.new_id() for _ in range(20)]
-    for payment_id in ids:
-        assert simulator.play(payment_id, "happy", wait=False)["started"] is True
-    until(lambda: all(receiver.statuses_of(payment_id) == HAPPY for payment_id in ids))
 
 
 @pytest.mark.parametrize(
