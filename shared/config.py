@@ -53,6 +53,8 @@ class ProviderSettings(CommonSettings):
     nowpayments_api_url: str = "https://api.nowpayments.io/v1"
     nowpayments_api_key: str = ""
     nowpayments_ipn_callback_url: str = ""
+    nowpayments_email: str = ""
+    nowpayments_password: str = ""
 
 
 class ApiSettings(ProviderSettings):

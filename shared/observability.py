@@ -31,6 +31,17 @@ LIMITER_FALLBACKS = Counter(
 WEBHOOKS = Counter(
     "arrakis_webhooks_total", "Provider notices by what became of them.", ["provider", "outcome"]
 )
+PROVIDER_CALLS = Counter(
+    "arrakis_provider_calls_total",
+    "Calls to providers, each try counted, by what came of them.",
+    ["provider", "call", "outcome"],
+)
+PROVIDER_SECONDS = Histogram(
+    "arrakis_provider_call_seconds",
+    "Time that one try of a call to a provider took.",
+    ["provider", "call"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15),
+)
 HINTS = Counter("arrakis_hints_total", "Wake-ups for workers: sent or failed.", ["task", "outcome"])
 OUTCOMES = Counter(
     "arrakis_ledger_outcomes_total",

@@ -1,6 +1,9 @@
 """Create a payment: claim (a row of ours) → call (the provider) → record (what it said).
 
-The row comes first, so an order is never sent twice, whatever happens to the answer.
+The row comes first, and its ``order_id`` says whether the provider may have heard of it: it is set
+before the call, and emptied again only if the provider has surely done nothing. A row without one
+may be sent by the next repeat of its key; a row with one never is, whatever happened to the answer
+(ADR 0012).
 """
 
 import json
@@ -9,12 +12,12 @@ from functools import partial
 from typing import Any
 
 import structlog
-from sqlalchemy import select, text
+from sqlalchemy import bindparam, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from shared.clock import add_seconds, to_wire
 from shared.database import Database, Tx, insert_rows, patiently, update_rows
-from shared.errors import ArrakisError, Conflict, Invalid, NotFound, Unavailable
+from shared.errors import ArrakisError, Conflict, Invalid, NotFound
 from shared.ids import new_id
 from shared.ledger.queries import require_account
 from shared.models.payments import CryptoPayment
@@ -28,6 +31,7 @@ from shared.payments.providers.nowpayments import (
 
 log = structlog.get_logger()
 _DEFAULT_EXPIRY_SECONDS = 7 * 86_400
+_UNKNOWN_SECONDS = 30
 _TABLE = CryptoPayment.__table__
 
 
@@ -44,8 +48,9 @@ def create_payment(
     """Create a payment into *account_id* and return it, and whether it is an earlier one.
 
     Raises NotFound for an unknown account, Conflict for a key used with other content, Invalid
-    if the provider refuses, Unavailable if it is away or its answer was lost; in the last case
-    the payment stays ``creating`` and is not sent again.
+    if the provider refuses, and Unavailable in two cases. If the provider is away (ProviderAway),
+    a payment with a key stays ``creating`` and the same request sends it later. If its answer was
+    lost (OutcomeUnknown), the payment stays ``creating`` too, but is not sent again.
     """
     if amount_micro > ceiling_micro:  # what is paid later is credited whatever the ceiling then
         raise Invalid(
@@ -62,21 +67,33 @@ def create_payment(
     payment_id, earlier = patiently(partial(_claim, database, claim))
     if earlier is not None:
         return earlier, True
+    return _send(database, provider, claim, payment_id), False
+
+
+def _send(
+    database: Database, provider: NowPayments, claim: "Claim", payment_id: str
+) -> dict[str, Any]:
+    """Call the provider for a row that this caller alone may send, and record what it said."""
     try:
         created = provider.create_payment(
             order_id=payment_id,
-            amount_micro=amount_micro,
-            pay_currency=pay_currency,
-            description=f"Credits for {account_id}",
+            amount_micro=claim.amount_micro,
+            pay_currency=claim.pay_currency,
+            description=f"Credits for {claim.account_id}",
         )
-        return _recorded(database, payment_id, created), False
+        return _recorded(database, payment_id, created)
     except OutcomeUnknown as unknown:
         log.warning("payment_outcome_unknown", payment_id=payment_id, reason=unknown.message)
         unknown.details = {"paymentId": payment_id}
+        unknown.retry_after_seconds = _UNKNOWN_SECONDS
         raise
-    except (Invalid, ProviderAway) as refusal:
-        with database.transaction() as tx:
-            _record_refusal(tx, payment_id, refusal)
+    except ProviderAway as away:
+        patiently(partial(_put_back, database, claim, payment_id, away))
+        if claim.idempotency_key is not None:
+            away.details = {"paymentId": payment_id}
+        raise
+    except Invalid as refusal:
+        patiently(partial(_refuse, database, payment_id, refusal))
         raise
 
 
@@ -96,13 +113,17 @@ class Claim:
 
 
 def _claim(database: Database, claim: Claim) -> tuple[str, dict[str, Any] | None]:
-    """Return the id of a new row of ours, or of the earlier one with its payment as shown."""
+    """Return the id of a row for this caller to send, or of the earlier one as it is shown."""
     with database.transaction() as tx:
         require_account(tx, claim.account_id)
         if claim.idempotency_key is not None:
             earlier = tx.first(_BY_KEY, account_id=claim.account_id, key=claim.idempotency_key)
             if earlier is not None:
-                return earlier.id, _replay(tx, earlier, claim)
+                _require_same(earlier, claim)
+                # One of several callers at once changes the row, and that one sends it.
+                if tx.run(_TAKE_TO_SEND, payment=earlier.id, now=tx.now):
+                    return earlier.id, None
+                return earlier.id, _replay(tx, earlier)
         payment_id = f"cp_{new_id(tx.now)}"
         row = {
             "id": payment_id,
@@ -122,17 +143,20 @@ def _claim(database: Database, claim: Claim) -> tuple[str, dict[str, Any] | None
         return payment_id, None
 
 
-def _replay(tx: Tx, earlier: Any, claim: Claim) -> dict[str, Any]:
+def _require_same(earlier: Any, claim: Claim) -> None:
     if earlier.request_fingerprint != claim.fingerprint:
         raise Conflict(
             "This idempotency key was used for a payment with other content.",
             code="idempotency_conflict",
         )
+
+
+def _replay(tx: Tx, earlier: Any) -> dict[str, Any]:
     if earlier.status == "creating":
         raise OutcomeUnknown(
             "The provider's answer to this payment is not known yet.",
             details={"paymentId": earlier.id},
-            retry_after_seconds=30,
+            retry_after_seconds=_UNKNOWN_SECONDS,
         )
     if earlier.provider_payment_id == _refused_id(earlier.id):
         raise Invalid(earlier.review_reason, code="payment_refused")
@@ -140,10 +164,13 @@ def _replay(tx: Tx, earlier: Any, claim: Claim) -> dict[str, Any]:
 
 
 def _recorded(database: Database, payment_id: str, created: CreatedPayment) -> dict[str, Any]:
-    try:
+    def once() -> dict[str, Any]:
         with database.transaction() as tx:
             _record(tx, payment_id, created)
             return show_payment(tx, payment_id)
+
+    try:
+        return patiently(once)
     except IntegrityError as error:
         raise OutcomeUnknown("The provider answered with the id of another payment.") from error
 
@@ -165,21 +192,23 @@ def _record(tx: Tx, payment_id: str, created: CreatedPayment) -> None:
     update_rows(tx, _TABLE, [row])
 
 
-def _record_refusal(tx: Tx, payment_id: str, refusal: ArrakisError) -> None:
-    """Note that no address exists for this row, so no money can arrive.
+def _put_back(database: Database, claim: Claim, payment_id: str, away: ProviderAway) -> None:
+    """Note that the provider surely has not heard of it: whoever has the key may send it again.
 
-    What failed for now gives its key back: the same request may be sent again and must succeed.
+    Without a key nobody can, so then it has failed.
     """
-    row = {
-        "id": payment_id,
-        "provider_payment_id": _refused_id(payment_id),
-        "status": "failed",
-        "review_reason": refusal.message,
-        "updated_at": tx.now,
-    }
-    if isinstance(refusal, Unavailable):
-        row["idempotency_key"] = None
-    update_rows(tx, _TABLE, [row])
+    if claim.idempotency_key is None:
+        _refuse(database, payment_id, away)
+        return
+    with database.transaction() as tx:
+        tx.run(_PUT_BACK, payment=payment_id, now=tx.now)
+
+
+def _refuse(database: Database, payment_id: str, refusal: ArrakisError) -> None:
+    """Note that no address exists for this row, so no money can arrive."""
+    with database.transaction() as tx:
+        refused_id, reason = _refused_id(payment_id), refusal.message
+        tx.run(_REFUSE, payment=payment_id, refused_id=refused_id, reason=reason, now=tx.now)
 
 
 def _refused_id(payment_id: str) -> str:
@@ -229,3 +258,18 @@ _BY_KEY = select(
     CryptoPayment.account_id == text(":account_id"), CryptoPayment.idempotency_key == text(":key")
 )
 _STATUS = select(CryptoPayment.status).where(CryptoPayment.id == text(":id")).with_for_update()
+_UNANSWERED = update(CryptoPayment).where(
+    CryptoPayment.id == bindparam("payment"),
+    CryptoPayment.status == "creating",
+    CryptoPayment.provider_payment_id.is_(None),
+)
+_TAKE_TO_SEND = _UNANSWERED.where(CryptoPayment.order_id.is_(None)).values(
+    order_id=CryptoPayment.id, updated_at=bindparam("now")
+)
+_PUT_BACK = _UNANSWERED.values(order_id=None, updated_at=bindparam("now"))
+_REFUSE = _UNANSWERED.values(
+    provider_payment_id=bindparam("refused_id"),
+    status="failed",
+    review_reason=bindparam("reason"),
+    updated_at=bindparam("now"),
+)
