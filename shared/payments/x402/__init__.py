@@ -1,0 +1,1 @@
+"""The x402 protocol: terms, headers, strict checks, facilitator and chain. No tables, no Flask."""
