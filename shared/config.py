@@ -55,6 +55,9 @@ class ProviderSettings(CommonSettings):
     nowpayments_ipn_callback_url: str = ""
     nowpayments_email: str = ""
     nowpayments_password: str = ""
+    payments_verify_before_credit: bool = True
+    x402_networks: str = ""
+    x402_quote_ttl_seconds: int = Field(default=300, ge=10, le=86_400)
 
 
 class ApiSettings(ProviderSettings):

@@ -5,6 +5,7 @@ fences: whoever lost the lease finds no row under its token and can finish nothi
 """
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -28,8 +29,13 @@ class Claim:
     ids: list[str]
 
 
-def claim(database: Database, model: Any, *, limit: int) -> Claim:
-    """Take up to *limit* due rows of *model*, oldest first, that nobody else holds."""
+def claim(
+    database: Database, model: Any, *, limit: int, only: Sequence[str] | None = None
+) -> Claim:
+    """Take up to *limit* due rows of *model*, oldest first, that nobody else holds.
+
+    With *only*, those of them whose ids it lists.
+    """
     token = secrets.token_hex(8)
     with database.transaction() as tx:
         due = (
@@ -38,6 +44,7 @@ def claim(database: Database, model: Any, *, limit: int) -> Claim:
                 model.state == "new",
                 model.due_at <= tx.now,
                 or_(model.lease_until.is_(None), model.lease_until <= tx.now),
+                *([] if only is None else [model.id.in_(only)]),
             )
             .order_by(model.due_at, model.id)
             .limit(limit)
@@ -80,6 +87,16 @@ def give_back(tx: Tx, model: Any, held: Claim) -> None:
         )
     )
     tx.run(statement, ids=held.ids)
+
+
+def release(tx: Tx, model: Any, row_id: str, *, after_seconds: float) -> None:
+    """Let whoever comes next take a claimed row, but not before *after_seconds*."""
+    values = {
+        "due_at": add_seconds(tx.now, after_seconds),
+        "lease_until": None,
+        "lease_token": None,
+    }
+    tx.run(update(model).where(model.id == row_id, model.state == "new").values(**values))
 
 
 def put_off(tx: Tx, model: Any, row_id: str, *, attempts: int, error: str) -> None:

@@ -23,6 +23,9 @@ class TaskName(StrEnum):
     """The kinds of work. The part before the dot is the queue."""
 
     DRAIN_WEBHOOKS = "payments.drain_webhooks"
+    POLL_PAYMENTS = "maintenance.poll_payments"
+    SEARCH_PAYMENTS = "maintenance.search_payments"
+    WATCH_SETTLEMENTS = "payments.watch_settlements"
     EXPIRE_HOLDS = "ledger.expire_holds"
     EXPIRE_LOTS = "ledger.expire_lots"
     ROLL_UP_REVENUE = "ledger.roll_up_revenue"

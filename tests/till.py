@@ -7,19 +7,24 @@ import json
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import select, text
 
+from services.workers.app import Work
 from shared.database import Database, insert_rows
 from shared.ledger.commands import Outcome
+from shared.ledger.terms import TermsCache
 from shared.models.operations import DeadLetter
 from shared.models.payments import CryptoPayment, WebhookEvent
 from shared.money import parse_coin
 from shared.operations import mints
 from shared.operations.audit import Actor
-from shared.payments import creation, inbox, intake
+from shared.payments import inbox, intake, views
+from shared.payments.intake import Intake
+from shared.payments.providers.nowpayments import NowPayments
+from shared.payments.quotes import Cashier
 from tests.harness import make_id, unique
 from tests.ledger import Ledger
 
@@ -35,11 +40,36 @@ class Payment:
     account: str
 
 
+def intake_of(database: Database, terms: TermsCache | None = None) -> Intake:
+    """Return what the workers work with, with a provider that cannot be reached."""
+    nobody = NowPayments(url="http://127.0.0.1:9/v1", api_key="")
+    return Intake(database, terms or TermsCache(database), nobody)
+
+
+def work_of(database: Database) -> Work:
+    """Return the workers' tasks, with nobody to pay by."""
+    terms = TermsCache(database)
+    nowhere = Cashier(database, terms, networks={}, facilitators={}, chains={})
+    return Work(intake_of(database, terms), nowhere)
+
+
 class Till:
     """Payments and their notices on one ledger."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(
+        self, ledger: Ledger, provider: NowPayments | None = None, *, is_verifying: bool = False
+    ) -> None:
         self.ledger = ledger
+        self.provider = provider
+        self.is_verifying = is_verifying
+
+    @property
+    def intake(self) -> Intake:
+        """What the inbox is drained with."""
+        usual = intake_of(self.ledger.database, self.ledger.terms)
+        return replace(
+            usual, provider=self.provider or usual.provider, is_verifying=self.is_verifying
+        )
 
     def payment(self, account: str | None = None, dollars: str = "25.00", **more: Any) -> Payment:
         """Insert a payment as creation does; without *account* a new one is made for it."""
@@ -85,7 +115,7 @@ class Till:
 
     def drain(self) -> int:
         """Work off one batch."""
-        return intake.drain(self.ledger.database, self.ledger.terms)
+        return intake.drain(self.intake)
 
     def told(self, payment: Payment, *statuses: str, **fields: Any) -> None:
         """Store a notice of each of *statuses* and work it off before the next."""
@@ -103,7 +133,7 @@ class Till:
     def shown(self, payment: Payment) -> dict[str, Any]:
         """Return the payment as callers see it."""
         with self.ledger.database.reading() as tx:
-            return creation.show_payment(tx, payment.id)
+            return views.show_payment(tx, payment.id)
 
     def events(self, payment: Payment) -> list[Any]:
         """Return the notices of *payment*, oldest first, with what became of them."""

@@ -86,7 +86,7 @@ def banner(stack: Stack) -> str:
 
 def _own_settings(stack: Stack) -> list[str]:
     """Return the names of the settings that are ours, of all that the stack's env may hold."""
-    prefixes = ("ARRAKIS_", "BILLING_", "FEATURE_", "NOWPAYMENTS_", "X402_")
+    prefixes = ("ARRAKIS_", "BILLING_", "FEATURE_", "NOWPAYMENTS_", "PAYMENTS_", "X402_")
     others = {"DATABASE_URL", "REDIS_URL"}
     return sorted(name for name in stack.env if name.startswith(prefixes) or name in others)
 

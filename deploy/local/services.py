@@ -1,5 +1,6 @@
 """The real system as a stack: which processes there are, how they start, when they are ready."""
 
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from deploy.local.sockets import free_port
 from deploy.local.stack import Process, Stack
 
 SERVERS, API, REST = range(3)  # stages
+X402_PAY_TO = "0x00000000000000000000000000000000000a11ce"  # on the simulator's chain only
 WORKER_QUEUES = ("payments", "ledger", "maintenance")
 
 
@@ -47,10 +49,11 @@ def arrakis_stack(
         database_url = cluster.url()
         processes.append(_postgres(cluster))
     database_url = database_url or f"sqlite:///{data / 'sietch.db'}"
-    provider_url = env.get("NOWPAYMENTS_API_URL")
+    provider_url, x402 = env.get("NOWPAYMENTS_API_URL"), ""
     if not provider_url:
         provider_url = f"http://127.0.0.1:{simulator_port}/v1"
         processes.append(_simulator(simulator_port, webhooks_port))
+        x402 = _x402_networks(f"http://127.0.0.1:{simulator_port}")
     if not database_url.startswith("sqlite"):  # on SQLite the API migrates at its start
         migrate = [sys.executable, "-m", "shared.cli.main", "migrate"]
         processes.append(Process(name="migrate", command=migrate, stage=API, once=True))
@@ -67,6 +70,9 @@ def arrakis_stack(
         processes,
         env={
             "FEATURE_BILLING_ENABLED": "true",
+            # So that a notice made by hand is believed; production asks the provider.
+            "PAYMENTS_VERIFY_BEFORE_CREDIT": "false",
+            "X402_NETWORKS": x402,
             **env,
             **secrets,
             "DATABASE_URL": database_url,
@@ -74,6 +80,17 @@ def arrakis_stack(
             "NOWPAYMENTS_API_URL": provider_url,
         },
     )
+
+
+def _x402_networks(simulator: str) -> str:
+    """Return the setting that makes the simulator our facilitator, and our node of Base."""
+    base = {
+        "network": "eip155:8453",
+        "payTo": X402_PAY_TO,
+        "facilitatorUrl": f"{simulator}/facilitator",
+        "rpcUrl": f"{simulator}/rpc",
+    }
+    return json.dumps([base])
 
 
 def _redis(directory: Path, port: int) -> Process:

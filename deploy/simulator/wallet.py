@@ -10,13 +10,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from eth_account import Account
-from eth_account.messages import encode_defunct
 from eth_utils.crypto import keccak
 
 from deploy.simulator.networks import network_named
 from deploy.simulator.signing import CURVE_ORDER, Authorization, Domain, sign, sign_authorization
 from deploy.simulator.wire import JsonObject
+from shared.payments.x402.ethereum import Account, encode_defunct
 
 _KEY_PREFIX = "arrakis simulator, worthless key: "
 _V1_SECONDS_BACK = 600

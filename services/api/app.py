@@ -11,7 +11,15 @@ from services.api import errors
 from services.api.auth import policies
 from services.api.context import Services, services
 from services.api.limits import RateLimiter
-from services.api.routes import admin, internal, member, revenue_rules
+from services.api.routes import (
+    admin,
+    admin_payments,
+    internal,
+    member,
+    public,
+    revenue_rules,
+    topup,
+)
 from shared.balance_cache import BalanceCache
 from shared.config import ApiSettings
 from shared.database import Database
@@ -19,7 +27,7 @@ from shared.ids import new_id
 from shared.ledger.executor import Executor
 from shared.ledger.terms import TermsCache
 from shared.observability import REQUEST_SECONDS, REQUESTS
-from shared.payments.providers.nowpayments import NowPayments
+from shared.wiring import make_cashier, make_intake
 
 log = structlog.get_logger()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
@@ -36,11 +44,8 @@ def create_app(settings: ApiSettings, database: Database, balances: BalanceCache
         executor=Executor(database, terms),
         limiter=RateLimiter(settings.redis_url),
         policies=policies(settings),
-        provider=NowPayments(
-            url=settings.nowpayments_api_url,
-            api_key=settings.nowpayments_api_key,
-            callback_url=settings.nowpayments_ipn_callback_url,
-        ),
+        intake=make_intake(settings, database, terms),
+        cashier=make_cashier(settings, database, terms),
         balances=balances,
     )
     app.before_request(_begin)
@@ -49,8 +54,10 @@ def create_app(settings: ApiSettings, database: Database, balances: BalanceCache
     # All three bases are in use by services that are deployed (contract 4).
     for base in ("/api/internal", "/api/internal/billing", "/api/billing/internal"):
         app.register_blueprint(internal.routes, url_prefix=base, name=base.replace("/", "_"))
-    app.register_blueprint(member.routes, url_prefix="/api/billing")
+    for blueprint in (member.routes, topup.routes, public.routes):
+        app.register_blueprint(blueprint, url_prefix="/api/billing")
     app.register_blueprint(admin.routes, url_prefix="/admin/billing")
+    app.register_blueprint(admin_payments.routes, url_prefix="/admin/billing/payments")
     app.register_blueprint(revenue_rules.routes, url_prefix="/admin/billing/revenue-rules")
     app.add_url_rule("/metrics", "metrics", _metrics)
     return app

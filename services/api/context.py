@@ -20,7 +20,8 @@ from shared.ledger.commands import Outcome
 from shared.ledger.executor import Executor
 from shared.ledger.terms import TermsCache
 from shared.operations.audit import Actor
-from shared.payments.providers.nowpayments import NowPayments
+from shared.payments.intake import Intake
+from shared.payments.quotes import Cashier
 from shared.wsgi import read_body
 
 BODY_MAX_BYTES = 1024 * 1024
@@ -42,7 +43,8 @@ class Services:
     executor: Executor
     limiter: RateLimiter
     policies: Mapping[str, TokenPolicy]
-    provider: NowPayments
+    intake: Intake
+    cashier: Cashier
     balances: BalanceCache
 
 

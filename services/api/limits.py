@@ -21,6 +21,8 @@ _LOCAL_SECONDS = 5.0
 S2S = parse("200/minute")
 ADMIN = parse("30/minute")
 MEMBER = parse("60/minute")
+TOPUP = parse("10/minute")
+PUBLIC = parse("100/minute")
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ import structlog
 from celery import Celery, signals
 
 from services.workers.schedule import EVERY_SECONDS
-from shared.database import Database
 from shared.errors import Unavailable
 from shared.ledger import sweeps
-from shared.ledger.terms import TermsCache
 from shared.messaging import TaskName
 from shared.observability import TASKS
 from shared.operations import revenue_rules
-from shared.payments import intake
+from shared.payments import intake, polling, unanswered, watching
+from shared.payments.intake import Intake
+from shared.payments.quotes import Cashier
 
 log = structlog.get_logger()
 _LOOK_SECONDS = 1.0
@@ -27,14 +27,17 @@ _ROUNDS_MAX = 20
 class Work:
     """What the tasks work with. Each function does one bounded batch and returns its size."""
 
-    database: Database
-    terms: TermsCache
+    intake: Intake
+    cashier: Cashier
 
     def batches(self) -> dict[TaskName, Callable[[], int]]:
         """Return the batch function of every kind of work."""
-        database, terms = self.database, self.terms
+        database, terms = self.intake.database, self.intake.terms
         return {
-            TaskName.DRAIN_WEBHOOKS: lambda: intake.drain(database, terms),
+            TaskName.DRAIN_WEBHOOKS: lambda: intake.drain(self.intake),
+            TaskName.POLL_PAYMENTS: lambda: polling.poll(database, self.intake.provider),
+            TaskName.SEARCH_PAYMENTS: lambda: unanswered.search(database, self.intake.provider),
+            TaskName.WATCH_SETTLEMENTS: lambda: watching.watch(self.cashier),
             TaskName.RETRY_DEAD_LETTERS: lambda: intake.retry_parked(database),
             TaskName.EXPIRE_HOLDS: lambda: sweeps.expire_holds(database, terms),
             TaskName.EXPIRE_LOTS: lambda: sweeps.expire_lots(database, terms),

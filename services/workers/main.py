@@ -10,6 +10,7 @@ from shared.database import Database
 from shared.ledger.terms import TermsCache
 from shared.messaging import make_celery
 from shared.observability import configure_logging
+from shared.wiring import make_cashier, make_intake
 
 settings = load_settings(WorkerSettings)
 database = Database(
@@ -21,7 +22,10 @@ app = make_celery(settings.redis_url)
 app.conf.beat_schedule = beat_schedule()
 app.set_default()
 terms = TermsCache(database, ceiling_micro=settings.billing_ceiling_micro)
-install(app, Work(database, terms))
+install(
+    app,
+    Work(make_intake(settings, database, terms), make_cashier(settings, database, terms)),
+)
 
 
 # A forked child must not share its parent's sockets.

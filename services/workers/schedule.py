@@ -7,6 +7,9 @@ from shared.messaging import TaskName
 # Seconds between two wake-ups. Two beats do no harm: the work itself takes locks.
 EVERY_SECONDS = {
     TaskName.DRAIN_WEBHOOKS: 2,
+    TaskName.POLL_PAYMENTS: 30,
+    TaskName.SEARCH_PAYMENTS: 60,
+    TaskName.WATCH_SETTLEMENTS: 5,
     TaskName.EXPIRE_HOLDS: 10,
     TaskName.EXPIRE_LOTS: 30,
     TaskName.ROLL_UP_REVENUE: 10,

@@ -2,15 +2,14 @@
 
 import json
 import sys
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
 
 import click
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from shared import schema
-from shared.cli import tokens
+from shared.cli import payments, tokens
+from shared.cli.output import as_json, tell
 from shared.config import OperatorSettings, SettingsError, load_settings
 from shared.database import Database
 from shared.errors import ArrakisError, Unavailable
@@ -29,9 +28,6 @@ def arrakis(context: click.Context) -> None:
     The database is the one that DATABASE_URL names (default: data/sietch.db).
     """
     context.obj = load_settings(OperatorSettings)
-
-
-as_json = click.option("--json", "is_json", is_flag=True, help="Print JSON for scripts.")
 
 
 @arrakis.command()
@@ -127,11 +123,7 @@ def explain_subject(settings: OperatorSettings, subject_id: str) -> None:
 
 
 arrakis.add_command(tokens.token)
-
-
-def tell(facts: Mapping[str, Any], *, is_json: bool, text: str) -> None:
-    """Print *text* for people, or *facts* for scripts."""
-    click.echo(json.dumps(facts, ensure_ascii=False) if is_json else text)
+arrakis.add_command(payments.payments)
 
 
 def main() -> None:

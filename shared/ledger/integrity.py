@@ -104,9 +104,16 @@ INVARIANTS: dict[str, str] = {
         GROUP BY r.id, r.finalized_micro
         HAVING COALESCE(SUM(e.amount_micro), 0) <> r.finalized_micro""",
     "payments_credited_once": """
-        SELECT p.id AS place, p.amount_usd_micro AS expected, l.original_micro AS found
-        FROM crypto_payments p JOIN credit_lots l ON l.id = p.lot_id
-        WHERE p.amount_usd_micro IS NOT NULL AND p.amount_usd_micro <> l.original_micro""",
+        SELECT p.id AS place, p.amount_usd_micro AS expected,
+          COALESCE(SUM(c.amount_micro), 0) AS found
+        FROM crypto_payments p LEFT JOIN payment_credits c ON c.payment_id = p.id
+        WHERE p.lot_id IS NOT NULL
+        GROUP BY p.id, p.amount_usd_micro
+        HAVING p.amount_usd_micro <> COALESCE(SUM(c.amount_micro), 0)
+        UNION ALL
+        SELECT c.payment_id, c.amount_micro, l.original_micro
+        FROM payment_credits c JOIN credit_lots l ON l.id = c.lot_id
+        WHERE c.amount_micro <> l.original_micro""",
 }
 
 

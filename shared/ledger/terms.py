@@ -64,9 +64,7 @@ def read_terms(values: dict[str, str]) -> Terms:
             values, "late_finalize_grace_seconds", 3600, 0, 30 * 86_400
         ),
         ceiling_micro=_whole(values, "ceiling_micro", 100_000_000_000, 1, MAX_AMOUNT_MICRO),
-        overrun_alert_threshold_pct=_whole(
-            values, "overrun_alert_threshold_pct", 5, 0, 1_000_000
-        ),
+        overrun_alert_threshold_pct=_whole(values, "overrun_alert_threshold_pct", 5, 0, 1_000_000),
         commons_rate_bps=_whole(values, "commons_rate_bps", 500, 0, BPS_WHOLE),
         community_rate_bps=_whole(values, "community_rate_bps", 7000, 0, BPS_WHOLE),
         foundation_rate_bps=_whole(values, "foundation_rate_bps", 2500, 0, BPS_WHOLE),

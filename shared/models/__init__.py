@@ -1,8 +1,8 @@
 """The tables, one module an area: ledger, payments, operations, campaigns (behaviour 3)."""
 
-from shared.models import campaigns, ledger, operations, payments
+from shared.models import campaigns, ledger, operations, payments, x402
 from shared.models.base import Base
 
 metadata = Base.metadata
 
-__all__ = ["Base", "campaigns", "ledger", "metadata", "operations", "payments"]
+__all__ = ["Base", "campaigns", "ledger", "metadata", "operations", "payments", "x402"]

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, Index, LargeBinary, UniqueConstraint, text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, LargeBinary, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from shared.models.base import NOW, STRICT, Base, Job, one_of
@@ -25,11 +25,15 @@ PAYMENT_STATUSES = (
     "creating",
     "manual_review",
 )
+# On what ground a payment was credited: its price, its pack, more than its price, what the
+# provider paid out, what a transfer on chain brought, or an admin's decision.
+CREDIT_BASES = ("price", "pack", "overpaid", "outcome", "transfer", "admin")
 
 
 class CryptoPayment(Base):
-    """One payment at a provider. Credits at most once: its lot is ``lot_id``.
+    """One payment at a provider. Its credits are ``payment_credits``, the first lot ``lot_id``.
 
+    ``pack_micro`` is what a pack gives for the full price; ``payer`` who paid, where it is known.
     ``provider_payment_id`` is empty only while ``status`` is ``creating``; ``payment_id`` is its
     earlier name and is kept equal by a trigger.
     """
@@ -85,6 +89,9 @@ class CryptoPayment(Base):
     account_id: Mapped[str | None]
     amount_usd_micro: Mapped[int | None] = mapped_column(Micro)
     lot_id: Mapped[str | None]
+    pack_id: Mapped[str | None]
+    pack_micro: Mapped[int | None] = mapped_column(Micro)
+    payer: Mapped[str | None]
     review_reason: Mapped[str | None]
     idempotency_key: Mapped[str | None]
     request_fingerprint: Mapped[str | None]
@@ -96,8 +103,52 @@ class CryptoPayment(Base):
     finished_at: Mapped[datetime | None]
 
 
+class PaymentCredit(Base):
+    """What a payment was credited: a lot, on what ground, at which rate in USD for one coin."""
+
+    __tablename__ = "payment_credits"
+    __table_args__ = (
+        CheckConstraint("amount_micro > 0", name="amount_micro"),
+        one_of("basis", *CREDIT_BASES),
+        Index("ix_payment_credits_payment_id", "payment_id"),
+        STRICT,
+    )
+
+    lot_id: Mapped[str] = mapped_column(ForeignKey("credit_lots.id"), primary_key=True)
+    payment_id: Mapped[str] = mapped_column(ForeignKey("crypto_payments.id"))
+    amount_micro: Mapped[int] = mapped_column(Micro)
+    basis: Mapped[str]
+    rate: Mapped[CoinAmount | None] = mapped_column(Coin)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class Purchase(Base):
+    """A credit pack that was sold (behaviour 3.5)."""
+
+    __tablename__ = "credit_lot_purchases"
+    __table_args__ = (
+        CheckConstraint("amount_micro > 0", name="amount_micro"),
+        UniqueConstraint("idempotency_key"),
+        Index("ix_credit_lot_purchases_account_id", "account_id", "created_at"),
+        Index("ix_credit_lot_purchases_lot_id", "lot_id"),
+        STRICT,
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    account_id: Mapped[str] = mapped_column(ForeignKey("credit_accounts.id"))
+    pack_id: Mapped[str]
+    payment_reference: Mapped[str]
+    idempotency_key: Mapped[str]
+    lot_id: Mapped[str] = mapped_column(ForeignKey("credit_lots.id"))
+    amount_micro: Mapped[int] = mapped_column(Micro)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
 class WebhookEvent(Job, Base):
-    """A provider's notice, stored raw before anything is done with it. The row is the job."""
+    """A provider's notice, stored raw before anything is done with it. The row is the job.
+
+    ``source`` is ``notice`` (they told us) or ``poll`` (we asked).
+    """
 
     __tablename__ = "webhook_events"
     __table_args__ = (
@@ -117,6 +168,7 @@ class WebhookEvent(Job, Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     provider: Mapped[str]
     dedupe_key: Mapped[str]
+    source: Mapped[str] = mapped_column(server_default="notice")
     provider_payment_id: Mapped[str | None]
     status: Mapped[str | None]
     # ``notice`` is the authenticated reading; ``raw_body`` what came over the wire.

@@ -15,23 +15,27 @@ import structlog
 from sqlalchemy import bindparam, select, text, update
 from sqlalchemy.exc import IntegrityError
 
-from shared.clock import add_seconds, to_wire
+from shared.clock import add_seconds
 from shared.database import Database, Tx, insert_rows, patiently, update_rows
-from shared.errors import ArrakisError, Conflict, Invalid, NotFound
+from shared.errors import ArrakisError, Conflict, Invalid, Unavailable
 from shared.ids import new_id
 from shared.ledger.queries import require_account
 from shared.models.payments import CryptoPayment
-from shared.money import parse_coin, usd_text
+from shared.money import coin_to_micro, parse_coin, usd_text
+from shared.payments.packs import Pack
+from shared.payments.polling import next_look
 from shared.payments.providers.nowpayments import (
     CreatedPayment,
     NowPayments,
     OutcomeUnknown,
     ProviderAway,
 )
+from shared.payments.views import show_payment
 
 log = structlog.get_logger()
 _DEFAULT_EXPIRY_SECONDS = 7 * 86_400
 _UNKNOWN_SECONDS = 30
+FIRST_SEARCH_SECONDS = 120
 _TABLE = CryptoPayment.__table__
 
 
@@ -44,13 +48,15 @@ def create_payment(
     pay_currency: str,
     ceiling_micro: int,
     idempotency_key: str | None = None,
+    pack: Pack | None = None,
 ) -> tuple[dict[str, Any], bool]:
     """Create a payment into *account_id* and return it, and whether it is an earlier one.
 
-    Raises NotFound for an unknown account, Conflict for a key used with other content, Invalid
-    if the provider refuses, and Unavailable in two cases. If the provider is away (ProviderAway),
-    a payment with a key stays ``creating`` and the same request sends it later. If its answer was
-    lost (OutcomeUnknown), the payment stays ``creating`` too, but is not sent again.
+    With *pack* its full price buys the pack's credits. Raises NotFound for an unknown account,
+    Conflict for a key used with other content, Invalid if the provider refuses, and Unavailable in
+    two cases. If the provider is away (ProviderAway), a payment with a key stays ``creating`` and
+    the same request sends it later. If its answer was lost (OutcomeUnknown), the payment stays
+    ``creating`` too, but is not sent again.
     """
     if amount_micro > ceiling_micro:  # what is paid later is credited whatever the ceiling then
         raise Invalid(
@@ -63,6 +69,7 @@ def create_payment(
         amount_micro=amount_micro,
         pay_currency=pay_currency,
         idempotency_key=idempotency_key,
+        pack=pack,
     )
     payment_id, earlier = patiently(partial(_claim, database, claim))
     if earlier is not None:
@@ -93,8 +100,26 @@ def _send(
             away.details = {"paymentId": payment_id}
         raise
     except Invalid as refusal:
-        patiently(partial(_refuse, database, payment_id, refusal))
-        raise
+        explained = _explain(provider, claim, refusal)
+        patiently(partial(_refuse, database, payment_id, explained))
+        raise explained from refusal
+
+
+def _explain(provider: NowPayments, claim: "Claim", refusal: Invalid) -> Invalid:
+    """Return *refusal*, with the provider's minimum if that is the reason.
+
+    It is asked only now, so that no creation waits for one more call.
+    """
+    try:
+        least = provider.minimum(claim.pay_currency).usd_amount
+    except (Unavailable, Invalid):
+        return refusal
+    if least is None or claim.amount_micro >= coin_to_micro(least):
+        return refusal
+    return Invalid(
+        f"The provider takes no less than {least:f} USD in {claim.pay_currency}.",
+        code=refusal.code,
+    )
 
 
 @dataclass(frozen=True)
@@ -105,11 +130,13 @@ class Claim:
     amount_micro: int
     pay_currency: str
     idempotency_key: str | None
+    pack: Pack | None = None
 
     @property
     def fingerprint(self) -> str:
         """The content that a repeat must have."""
-        return json.dumps([self.amount_micro, self.pay_currency])
+        what = f"pack {self.pack.id}" if self.pack else self.amount_micro
+        return json.dumps([what, self.pay_currency])
 
 
 def _claim(database: Database, claim: Claim) -> tuple[str, dict[str, Any] | None]:
@@ -133,7 +160,10 @@ def _claim(database: Database, claim: Claim) -> tuple[str, dict[str, Any] | None
             "price_amount": parse_coin(usd_text(claim.amount_micro)),
             "price_currency": "usd",
             "pay_currency": claim.pay_currency,
+            "pack_id": claim.pack.id if claim.pack else None,
+            "pack_micro": claim.pack.credit_micro if claim.pack else None,
             "status": "creating",
+            "next_poll_at": add_seconds(tx.now, FIRST_SEARCH_SECONDS),
             "idempotency_key": claim.idempotency_key,
             "request_fingerprint": claim.fingerprint,
             "created_at": tx.now,
@@ -177,11 +207,14 @@ def _recorded(database: Database, payment_id: str, created: CreatedPayment) -> d
 
 def _record(tx: Tx, payment_id: str, created: CreatedPayment) -> None:
     # A notice may have been faster than this answer: then the state is further on already.
-    known = tx.scalar(_STATUS, id=payment_id)
+    known = tx.first(_STATUS, id=payment_id)
+    assert known is not None
+    status = "waiting" if known.status == "creating" else known.status
     row = {
         "id": payment_id,
         "provider_payment_id": created.provider_payment_id,
-        "status": "waiting" if known == "creating" else known,
+        "status": status,
+        "next_poll_at": next_look(status, created_at=known.created_at, now=tx.now),
         "pay_address": created.pay_address,
         "pay_amount": created.pay_amount,
         "pay_currency": created.pay_currency,
@@ -215,39 +248,6 @@ def _refused_id(payment_id: str) -> str:
     return f"refused-{payment_id}"
 
 
-def show_payment(tx: Tx, payment_id: str, *, account_id: str | None = None) -> dict[str, Any]:
-    """Return a payment as callers see it, by our id or the provider's.
-
-    Raises NotFound (``payment_not_found``), also for a payment of another account.
-    """
-    row = tx.first(_BY_ID, id=payment_id)
-    if row is None or (account_id is not None and row.account_id != account_id):
-        raise NotFound("Payment not found.", code="payment_not_found")
-    return {
-        "paymentId": row.id,
-        "providerPaymentId": row.provider_payment_id,
-        "accountId": row.account_id,
-        "status": row.status,
-        "priceAmount": f"{row.price_amount:.2f}" if row.price_amount is not None else None,
-        "priceCurrency": row.price_currency,
-        "payAddress": row.pay_address,
-        "payAmount": f"{row.pay_amount:f}" if row.pay_amount is not None else None,
-        "payCurrency": row.pay_currency,
-        "actuallyPaid": f"{row.actually_paid:f}" if row.actually_paid is not None else None,
-        "creditedMicro": str(row.amount_usd_micro) if row.amount_usd_micro else None,
-        "lotId": row.lot_id,
-        "reviewReason": row.review_reason,
-        "createdAt": to_wire(row.created_at),
-        "expiresAt": to_wire(row.expires_at) if row.expires_at else None,
-        "finishedAt": to_wire(row.finished_at) if row.finished_at else None,
-    }
-
-
-_BY_ID = (
-    select(*_TABLE.c)
-    .where((CryptoPayment.id == text(":id")) | (CryptoPayment.provider_payment_id == text(":id")))
-    .order_by(CryptoPayment.provider)
-)
 _BY_KEY = select(
     CryptoPayment.id,
     CryptoPayment.status,
@@ -257,7 +257,11 @@ _BY_KEY = select(
 ).where(
     CryptoPayment.account_id == text(":account_id"), CryptoPayment.idempotency_key == text(":key")
 )
-_STATUS = select(CryptoPayment.status).where(CryptoPayment.id == text(":id")).with_for_update()
+_STATUS = (
+    select(CryptoPayment.status, CryptoPayment.created_at)
+    .where(CryptoPayment.id == text(":id"))
+    .with_for_update()
+)
 _UNANSWERED = update(CryptoPayment).where(
     CryptoPayment.id == bindparam("payment"),
     CryptoPayment.status == "creating",
@@ -271,5 +275,6 @@ _REFUSE = _UNANSWERED.values(
     provider_payment_id=bindparam("refused_id"),
     status="failed",
     review_reason=bindparam("reason"),
+    next_poll_at=None,
     updated_at=bindparam("now"),
 )

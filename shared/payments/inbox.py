@@ -18,11 +18,19 @@ _KEY_MAX_CHARACTERS = 200  # an index on PostgreSQL holds no longer texts than a
 _STATUS_WORD = re.compile(r"[A-Za-z_]{1,32}")
 
 
-def store_notice(tx: Tx, *, provider: str, notice: Mapping[str, object], raw_body: bytes) -> bool:
+def store_notice(
+    tx: Tx,
+    *,
+    provider: str,
+    notice: Mapping[str, object],
+    raw_body: bytes,
+    source: str = "notice",
+) -> bool:
     """Store an authenticated *notice* and ask for it to be worked off; True if it is new.
 
     The same (payment_id, status, actually_paid) again is a duplicate (contract 6). A notice of
-    something else than a payment is told from its repeats by its bytes.
+    something else than a payment is told from its repeats by its bytes. With *source* ``poll`` it
+    is what the provider answered when it was asked.
     """
     payment_id, status = notice.get("payment_id"), notice.get("payment_status")
     is_payment = isinstance(payment_id, str) and isinstance(status, str)
@@ -39,6 +47,7 @@ def store_notice(tx: Tx, *, provider: str, notice: Mapping[str, object], raw_bod
         "id": new_id(tx.now),
         "provider": provider,
         "dedupe_key": dedupe_key,
+        "source": source,
         "provider_payment_id": payment_id,
         "status": status,
         "notice": json.dumps(notice, ensure_ascii=True),
@@ -61,6 +70,7 @@ _COLUMNS = (
     "id",
     "provider",
     "dedupe_key",
+    "source",
     "provider_payment_id",
     "status",
     "notice",

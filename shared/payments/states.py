@@ -21,8 +21,10 @@ ALLOWED: dict[str, frozenset[str]] = {
     "expired": frozenset({"partially_paid", "finished", "refunded"}),
     "failed": frozenset({"refunded"}),
     "refunded": frozenset(),
-    "manual_review": frozenset(),
+    "manual_review": frozenset({"partially_paid", "finished", "refunded"}),
 }
+# With these money has come, so they may bring a credit.
+MONEY_STATUSES = frozenset({"partially_paid", "finished"})
 STATUS_WORDS = frozenset(
     {"waiting", "partially_paid", "finished", "failed", "refunded", "expired", *_ON_THE_WAY}
 )

@@ -167,7 +167,7 @@ def test_notices_in_any_order_and_number_credit_once(system: System, name: str) 
 
 @pytest.mark.parametrize(
     ("name", "status"),
-    [("failed", "failed"), ("expired", "expired"), ("partial", "partially_paid")],
+    [("failed", "failed"), ("expired", "expired")],
 )
 def test_a_payment_that_did_not_finish_credits_nothing(
     system: System, name: str, status: str
@@ -188,20 +188,34 @@ def test_a_late_deposit_after_expiry_is_credited(system: System) -> None:
     assert system.payment(made)["status"] == "finished"
 
 
-def test_a_repeated_deposit_is_never_worth_the_price_and_waits_for_a_person(
+def test_a_partial_payment_is_worth_what_the_provider_paid_out(system: System) -> None:
+    """Half of $25, less the provider's fee; the rest of it follows with the rest of the price."""
+    account = system.api.funded_account(0)
+    made = system.buy(account)
+    system.simulate(made, "scenario", name="partial-then-finished")
+    wait_until("the whole credit", lambda: system.available(account) == 25_000_000)
+    parts = [credit["basis"] for credit in system.payment(made)["credits"]]
+    assert parts == ["outcome", "price"]
+    system.verify()
+
+
+def test_a_repeated_deposit_is_worth_what_the_provider_paid_out_never_the_price(
     system: System,
 ) -> None:
     account = system.api.funded_account(0)
     made = system.buy(account)
     system.simulate(made, "scenario", name="repeated-deposit")
-    wait_until("the first credit", lambda: system.available(account) == 25_000_000)
+    wait_until("both credits", lambda: system.available(account) > 25_000_000)
     system.wait_idle()
     children = system.rows(
-        "SELECT status, lot_id, account_id FROM crypto_payments WHERE parent_payment_id = :p",
+        "SELECT status, account_id, amount_usd_micro FROM crypto_payments"
+        " WHERE parent_payment_id = :p",
         p=made["providerPaymentId"],
     )
-    assert [tuple(row) for row in children] == [("manual_review", None, account)]
-    assert system.available(account) == 25_000_000
+    [(status, owner, credited)] = [tuple(row) for row in children]
+    assert (status, owner) == ("finished", account)
+    assert 9_900_000 < credited < 10_000_000  # 40 % of $25, less the provider's fee
+    assert system.available(account) == 25_000_000 + credited
 
 
 def test_an_unknown_payment_is_kept_and_waits_in_the_dead_letter_queue(system: System) -> None:

@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 import requests
 
-from services.workers.app import Work
 from shared.clock import system_clock
 from shared.database import Database
-from shared.ledger.terms import TermsCache
 from shared.messaging import TaskName
 from tests.front_door import breaches, hold, revenue, rows, settle
 from tests.harness import Api, Databases, running_api, set_config, unique, wait_until
+from tests.till import work_of
 
 RULE = {"name": "A larger commons", "commonsBps": 1000, "communityBps": 6000, "foundationBps": 3000}
 SEEDED = {"commonsBps": 500, "communityBps": 7000, "foundationBps": 2500}
@@ -84,7 +83,7 @@ class Desk:
         url = self.api.database.engine.url.render_as_string(hide_password=False)
         database = Database(url, clock=lambda: system_clock() + timedelta(hours=hours))
         try:
-            return Work(database, TermsCache(database)).run(TaskName.ACTIVATE_RULES)
+            return work_of(database).run(TaskName.ACTIVATE_RULES)
         finally:
             database.dispose()
 

@@ -6,7 +6,6 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from services.workers.app import Work
 from services.workers.schedule import beat_schedule
 from shared import schema
 from shared.database import Database
@@ -14,6 +13,7 @@ from shared.ledger.terms import TermsCache
 from shared.messaging import TaskName
 from shared.operations import audit, revenue_rules
 from tests.harness import set_config
+from tests.till import work_of
 
 RATES = ("commons_rate_bps", "community_rate_bps", "foundation_rate_bps")
 ADA, BOB = audit.Actor("admin", "ada"), audit.Actor("admin", "bob")
@@ -140,7 +140,7 @@ def test_the_activator_does_nothing_when_nothing_is_due(database: Database) -> N
     cooling(database, "later")
     tables = ("revenue_rules", "admin_audit_log", "billing_config")
     before = [query(database, f"SELECT * FROM {name} ORDER BY 1") for name in tables]
-    assert Work(database, TermsCache(database)).run(TaskName.ACTIVATE_RULES) == 0
+    assert work_of(database).run(TaskName.ACTIVATE_RULES) == 0
     assert [query(database, f"SELECT * FROM {name} ORDER BY 1") for name in tables] == before
 
 
@@ -153,7 +153,7 @@ def test_the_activator_is_on_the_schedule() -> None:
 def test_of_several_due_rules_the_one_that_was_due_last_stays_active(database: Database) -> None:
     set_config(database, revenue_rule_cooldown_hours="0")
     first, second = cooling(database, "first"), cooling(database, "second")
-    assert Work(database, TermsCache(database)).run(TaskName.ACTIVATE_RULES) == 2
+    assert work_of(database).run(TaskName.ACTIVATE_RULES) == 2
     statuses = dict(query(database, "SELECT id, status FROM revenue_rules"))
     assert (statuses[first], statuses[second]) == ("superseded", "active")
 
@@ -164,7 +164,7 @@ def test_rates_that_an_operator_deleted_are_there_again_after_an_activation(
     execute(database, "DELETE FROM billing_config WHERE key LIKE '%_rate_bps'")
     set_config(database, revenue_rule_cooldown_hours="0")
     cooling(database, "restored")
-    assert Work(database, TermsCache(database)).run(TaskName.ACTIVATE_RULES) == 1
+    assert work_of(database).run(TaskName.ACTIVATE_RULES) == 1
     terms = TermsCache(database).current()
     assert (terms.commons_rate_bps, terms.community_rate_bps, terms.foundation_rate_bps) == (
         1_000,

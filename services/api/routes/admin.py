@@ -4,9 +4,9 @@ from flask import Blueprint, Response, request
 
 from services.api import limits
 from services.api.context import (
+    actor,
     answer,
     answer_outcome,
-    caller,
     guard,
     idempotency_key,
     parse_body,
@@ -28,7 +28,7 @@ from shared.ids import new_id
 from shared.ledger import accounts, explain, queries
 from shared.ledger.commands import Outcome
 from shared.operations import mints
-from shared.operations.audit import Actor, record
+from shared.operations.audit import record
 
 routes = Blueprint("admin", __name__)
 routes.before_request(guard("admin", limits.ADMIN))
@@ -59,7 +59,7 @@ def create_account() -> Response:
         if is_new or outcome.error is not None:
             record(
                 tx,
-                _actor(),
+                actor(),
                 "account_create" if is_new else "account_create_refused",
                 target_type="account",
                 target_id=account_id,
@@ -119,7 +119,7 @@ def mint(account_id: str) -> Response:
     outcome = mints.mint(
         services().database,
         services().terms,
-        _actor(),
+        actor(),
         mints.MintOrder(
             account_id=account_id,
             lot_id=new_id(services().database.clock()),
@@ -133,13 +133,3 @@ def mint(account_id: str) -> Response:
     )
     count_outcome(services(), "mint", outcome)
     return answer_outcome(outcome, 201)
-
-
-def _actor() -> Actor:
-    return Actor(
-        "admin",
-        caller().subject,
-        address=request.remote_addr,
-        user_agent=request.headers.get("User-Agent", "")[:200],
-        correlation_id=request.headers.get("X-Correlation-Id", "")[:64],
-    )

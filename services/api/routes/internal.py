@@ -24,6 +24,7 @@ from services.api.operations import (
     to_release,
     to_reserve,
 )
+from services.api.schemas.payments import ServicePaymentRequest
 from services.api.schemas.requests import (
     BalanceQuery,
     BatchRequest,
@@ -33,12 +34,11 @@ from services.api.schemas.requests import (
     HistoryQuery,
     ReleaseRequest,
     ReserveRequest,
-    ServicePaymentRequest,
 )
 from shared.ids import new_id
 from shared.ledger import queries
 from shared.ledger.commands import Command, Extend
-from shared.payments import creation
+from shared.payments import creation, views
 
 routes = Blueprint("internal", __name__)
 _check = guard("s2s", limits.S2S)
@@ -146,7 +146,7 @@ def create_payment() -> Response:
     body = parse_body(ServicePaymentRequest)
     created, is_replay = creation.create_payment(
         services().database,
-        services().provider,
+        services().intake.provider,
         account_id=body.account_id,
         amount_micro=body.amount_usd,
         pay_currency=body.pay_currency.lower(),
@@ -161,4 +161,4 @@ def show_payment(payment_id: str) -> Response:
     """Show a payment as we know it."""
     require_version()
     with services().database.reading() as tx:
-        return answer(creation.show_payment(tx, payment_id))
+        return answer(views.show_payment(tx, payment_id))

@@ -13,9 +13,12 @@ from services.api.context import (
     services,
 )
 from services.api.operations import read_balance
-from services.api.schemas.requests import BalanceQuery, HistoryQuery, PaymentRequest
+from services.api.schemas.payments import PackRequest, PaymentRequest
+from services.api.schemas.requests import BalanceQuery, HistoryQuery
 from shared.ledger import queries
-from shared.payments import creation
+from shared.payments import creation, views
+from shared.payments.packs import find_pack
+from shared.payments.policy import load_policy
 
 routes = Blueprint("member", __name__)
 routes.before_request(guard("member", limits.MEMBER))
@@ -50,7 +53,7 @@ def create_payment() -> Response:
     body = parse_body(PaymentRequest)
     created, is_replay = creation.create_payment(
         services().database,
-        services().provider,
+        services().intake.provider,
         account_id=caller().subject,
         amount_micro=body.amount_usd,
         pay_currency=body.pay_currency.lower(),
@@ -60,8 +63,27 @@ def create_payment() -> Response:
     return answer(created, 201, is_replay=is_replay)
 
 
+@routes.post("/packs/<pack_id>/purchase")
+def buy_pack(pack_id: str) -> Response:
+    """Create a crypto payment that buys a credit pack."""
+    body = parse_body(PackRequest)
+    with services().database.reading() as tx:
+        pack = find_pack(load_policy(tx).packs, pack_id)
+    created, is_replay = creation.create_payment(
+        services().database,
+        services().intake.provider,
+        account_id=caller().subject,
+        amount_micro=pack.price_micro,
+        pay_currency=body.pay_currency.lower(),
+        ceiling_micro=services().terms.current().ceiling_micro,
+        idempotency_key=idempotency_key(),
+        pack=pack,
+    )
+    return answer(created, 201, is_replay=is_replay)
+
+
 @routes.get("/payments/<payment_id>")
 def show_payment(payment_id: str) -> Response:
     """Show one of the member's payments; another's looks like none."""
     with services().database.reading() as tx:
-        return answer(creation.show_payment(tx, payment_id, account_id=caller().subject))
+        return answer(views.show_payment(tx, payment_id, account_id=caller().subject))

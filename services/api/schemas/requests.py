@@ -3,7 +3,6 @@
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     AwareDatetime,
     Field,
     ValidationInfo,
@@ -12,7 +11,6 @@ from pydantic import (
 )
 
 from services.api.schemas.fields import (
-    Dollars,
     EntityId,
     Identifier,
     Key,
@@ -23,7 +21,6 @@ from services.api.schemas.fields import (
     Pool,
     Request,
     Text,
-    Ticker,
 )
 from shared.ledger.estimates import TOKENS_MAX
 from shared.models.ledger import ENTRY_TYPES, GENERAL_POOL
@@ -32,7 +29,6 @@ ModelName = Annotated[str, Field(min_length=1, max_length=100)]
 Tokens = Annotated[int, Field(ge=0, le=TOKENS_MAX)]
 EntityType = Literal["agent", "person", "community", "mod", "protocol", "foundation", "commons"]
 EntryType = Annotated[str, Field(pattern=f"^({'|'.join(ENTRY_TYPES)})$")]
-MAX_TOPUP_MICRO = 10_000_000_000
 
 
 class ReserveRequest(Request):
@@ -110,25 +106,6 @@ class ReleaseRequest(Request):
     reservation_id: Identifier
     account_id: Identifier | None = None
     reason: Text | None = None
-
-
-def _within_the_limit(amount_micro: int) -> int:
-    if amount_micro > MAX_TOPUP_MICRO:
-        raise ValueError("Maximum top-up is $10,000")
-    return amount_micro
-
-
-class PaymentRequest(Request):
-    """A crypto payment to be made by a member, or by a chat bot for its user."""
-
-    amount_usd: Annotated[Dollars, AfterValidator(_within_the_limit)]
-    pay_currency: Ticker
-
-
-class ServicePaymentRequest(PaymentRequest):
-    """The same, from a service that names the account."""
-
-    account_id: Identifier
 
 
 class AccountRequest(Request):

@@ -1,0 +1,62 @@
+"""The admin API of payments: list, explain, replay, refund (contract 5)."""
+
+from flask import Blueprint, Response, request
+
+from services.api import limits
+from services.api.context import (
+    actor,
+    answer,
+    guard,
+    parse_body,
+    parse_query,
+    require_scope,
+    services,
+)
+from services.api.schemas.payments import PaymentsQuery, RefundRequest
+from shared.operations import payments
+
+routes = Blueprint("admin_payments", __name__)
+routes.before_request(guard("admin", limits.ADMIN))
+
+
+@routes.before_request
+def _check_scope() -> None:
+    is_reading = request.method in ("GET", "HEAD")
+    require_scope("billing:read" if is_reading else "billing:write")
+
+
+@routes.get("")
+def list_payments() -> Response:
+    """List payments, newest first."""
+    query = parse_query(PaymentsQuery)
+    wanted = payments.PaymentFilter(
+        status=query.status,
+        account_id=query.account_id,
+        provider=query.provider,
+        limit=query.limit,
+        after=query.cursor,
+    )
+    with services().database.reading() as tx:
+        return answer(payments.list_payments(tx, wanted))
+
+
+@routes.get("/<payment_id>")
+def show_payment(payment_id: str) -> Response:
+    """Show where a payment stands and why: its credits, notices and dead letters."""
+    with services().database.reading() as tx:
+        return answer(payments.explain_payment(tx, payment_id))
+
+
+@routes.post("/<payment_id>/replay")
+def replay(payment_id: str) -> Response:
+    """Ask the provider again, and work the payment's notices off once more."""
+    return answer(payments.replay(services().intake, actor(), payment_id))
+
+
+@routes.post("/<payment_id>/refund")
+def refund(payment_id: str) -> Response:
+    """Take back the credits of a payment whose money went back to the payer."""
+    reason = parse_body(RefundRequest).reason
+    return answer(
+        payments.refund(services().database, services().terms, actor(), payment_id, reason)
+    )

@@ -1,0 +1,224 @@
+"""Payments as operators mend them: list, explain, replay, refund. Each change is audited."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from sqlalchemy import select, text
+
+from shared.clock import to_wire
+from shared.database import Database, Tx, patiently, update_rows
+from shared.errors import Conflict, NotFound, Unavailable
+from shared.ledger.book import post
+from shared.ledger.commands import Refund
+from shared.ledger.terms import TermsCache
+from shared.models.operations import DeadLetter
+from shared.models.payments import CryptoPayment, PaymentCredit, WebhookEvent
+from shared.operations import dlq
+from shared.operations.audit import Actor, record
+from shared.payments import intake
+from shared.payments.intake import Intake
+from shared.payments.polling import look
+from shared.payments.views import describe, find_row
+
+_TABLE = CryptoPayment.__table__
+
+
+@dataclass(frozen=True)
+class PaymentFilter:
+    """Which payments are wanted; ``after`` is the id of the last one of the page before."""
+
+    status: str | None = None
+    account_id: str | None = None
+    provider: str | None = None
+    limit: int = 50
+    after: str | None = None
+
+
+def list_payments(tx: Tx, wanted: PaymentFilter) -> dict[str, Any]:
+    """Return payments, newest first (their ids are in the order of time), and the next cursor."""
+    statement = select(*_TABLE.c).order_by(CryptoPayment.id.desc())
+    for column, value in (
+        (CryptoPayment.status, wanted.status),
+        (CryptoPayment.account_id, wanted.account_id),
+        (CryptoPayment.provider, wanted.provider),
+    ):
+        if value is not None:
+            statement = statement.where(column == value)
+    if wanted.after is not None:
+        statement = statement.where(CryptoPayment.id < wanted.after)
+    rows = tx.all(statement.limit(wanted.limit + 1))
+    page = rows[: wanted.limit]
+    return {
+        "payments": [describe(tx, row) for row in page],
+        "nextCursor": page[-1].id if len(rows) > wanted.limit else None,
+    }
+
+
+def explain_payment(tx: Tx, payment_id: str) -> dict[str, Any]:
+    """Return where a payment stands and why: itself, its credits, notices and dead letters.
+
+    Found by our id or the provider's. Raises NotFound (``payment_not_found``).
+    """
+    row = find_row(tx, payment_id)
+    events = tx.all(_EVENTS, provider=row.provider, number=row.provider_payment_id)
+    subjects = [row.provider_payment_id, *(event.id for event in events)]
+    letters = tx.all(_LETTERS.where(DeadLetter.subject_id.in_([s for s in subjects if s])))
+    return {
+        **describe(tx, row),
+        "parentPaymentId": row.parent_payment_id,
+        "outcomeAmount": f"{row.outcome_amount:f}" if row.outcome_amount is not None else None,
+        "outcomeCurrency": row.outcome_currency,
+        "nextPollAt": to_wire(row.next_poll_at) if row.next_poll_at else None,
+        "events": [
+            {
+                "eventId": event.id,
+                "source": event.source,
+                "status": event.status,
+                "state": event.state,
+                "outcome": event.outcome,
+                "attempts": event.attempts,
+                "lastError": event.last_error,
+                "receivedAt": to_wire(event.received_at),
+            }
+            for event in events
+        ],
+        "deadLetters": [
+            {
+                "id": letter.id,
+                "operation": letter.operation_type,
+                "status": letter.status,
+                "retries": letter.retry_count,
+                "error": letter.error_message,
+            }
+            for letter in letters
+        ],
+    }
+
+
+def replay(collaborators: Intake, actor: Actor, payment_id: str) -> dict[str, Any]:
+    """Ask the provider about a payment and work its notices off once more (runbook 6).
+
+    By our id or the provider's, known to us or not. What was credited is not credited again.
+    Returns the payment as explained, with ``isProviderAsked``. Raises NotFound if neither we nor
+    the provider know it.
+    """
+    database = collaborators.database
+    with database.reading() as tx:
+        row = tx.first(_BY_ANY_ID, id=payment_id)
+    number = row.provider_payment_id if row is not None else payment_id
+    if row is not None and row.provider != "nowpayments":
+        raise Conflict("Only NOWPayments tells notices to replay.", code="nothing_to_replay")
+    is_asked = True
+    try:
+        told = look(database, collaborators.provider, number) if number else None
+    except Unavailable:
+        told, is_asked = None, False
+    with database.transaction() as tx:
+        events = tx.all(_EVENTS, provider="nowpayments", number=number)
+        if not events and row is None:
+            raise NotFound(
+                "Neither we nor the provider know this payment.", code="payment_not_found"
+            )
+        ids = [event.id for event in events]
+        intake.rearm(tx, ids)
+        record(
+            tx,
+            actor,
+            "payment_replay",
+            target_type="payment",
+            target_id=payment_id,
+            details={"events": len(ids), "isProviderAsked": is_asked, "isNews": bool(told)},
+        )
+    intake.drain(collaborators, only=ids)
+    with database.reading() as tx:
+        return {**explain_payment(tx, number or payment_id), "isProviderAsked": is_asked}
+
+
+def refund(
+    database: Database, terms: TermsCache, actor: Actor, payment_id: str, reason: str
+) -> dict[str, Any]:
+    """Take a payment's credits back, because its money went back to the payer (contract 6).
+
+    Of each lot what is available is clawed back, what is held when its hold ends, what was spent
+    becomes debt. Repeating it gives the same answer. Raises NotFound, and Conflict
+    (``nothing_to_refund``) if the payment credited nothing.
+    """
+    return patiently(partial(_refund, database, terms, actor, payment_id, reason))
+
+
+def _refund(
+    database: Database, terms: TermsCache, actor: Actor, payment_id: str, reason: str
+) -> dict[str, Any]:
+    current = terms.current()
+    with database.transaction() as tx:
+        row = tx.first(_LOCKED, id=find_row(tx, payment_id).id)
+        assert row is not None
+        lots = [one.lot_id for one in tx.all(_CREDITS, id=row.id)]
+        commands = [Refund(row.account_id, lot, row.id, description=reason) for lot in lots]
+        answers = [outcome.unwrap() for outcome in post(tx, commands, current)] if lots else []
+        if not lots:
+            raise Conflict("This payment has credited nothing.", code="nothing_to_refund")
+        if row.status != "refunded":
+            row_after = {"id": row.id, "status": "refunded", "next_poll_at": None}
+            update_rows(tx, _TABLE, [{**row_after, "updated_at": tx.now}])
+            for operation in ("deposit", "refund"):
+                dlq.complete(tx, operation, subject_id=row.provider_payment_id)
+            record(
+                tx,
+                actor,
+                "payment_refund",
+                target_type="payment",
+                target_id=row.id,
+                details={"reason": reason, "lots": lots},
+            )
+        return {
+            "paymentId": row.id,
+            "accountId": row.account_id,
+            "status": "refunded",
+            "clawedBackMicro": _sum(answers, "clawedBackMicro"),
+            "debtMicro": _sum(answers, "debtMicro"),
+            "heldMicro": _sum(answers, "heldMicro"),
+            "lots": lots,
+        }
+
+
+def _sum(answers: list[dict[str, Any]], name: str) -> str:
+    return str(sum(int(answer[name]) for answer in answers))
+
+
+_BY_ANY_ID = (
+    select(*_TABLE.c)
+    .where((CryptoPayment.id == text(":id")) | (CryptoPayment.provider_payment_id == text(":id")))
+    .order_by(CryptoPayment.provider)
+)
+_LOCKED = select(*_TABLE.c).where(CryptoPayment.id == text(":id")).with_for_update()
+_CREDITS = (
+    select(PaymentCredit.lot_id)
+    .where(PaymentCredit.payment_id == text(":id"))
+    .order_by(PaymentCredit.created_at, PaymentCredit.lot_id)
+)
+_EVENTS = (
+    select(
+        WebhookEvent.id,
+        WebhookEvent.source,
+        WebhookEvent.status,
+        WebhookEvent.state,
+        WebhookEvent.outcome,
+        WebhookEvent.attempts,
+        WebhookEvent.last_error,
+        WebhookEvent.received_at,
+    )
+    .where(
+        WebhookEvent.provider == text(":provider"),
+        WebhookEvent.provider_payment_id == text(":number"),
+    )
+    .order_by(WebhookEvent.id)
+)
+_LETTERS = select(
+    DeadLetter.id,
+    DeadLetter.operation_type,
+    DeadLetter.status,
+    DeadLetter.retry_count,
+    DeadLetter.error_message,
+).order_by(DeadLetter.id)
