@@ -1,60 +1,17 @@
 """The receiver's front door: what is stored, what is refused, and with which status."""
 
-import hashlib
-import hmac
 import http.client
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
 from sqlalchemy import text
 
 from deploy.local.servers import free_port
-from shared.database import Database
-from tests.harness import (
-    SECRETS,
-    Databases,
-    granian,
-    service,
-    service_environment,
-    unique,
-)
-
-PATHS = ("/api/billing/webhooks/nowpayments", "/api/crypto/webhook")
-
-
-def sign(body: bytes, secret: str = SECRETS["NOWPAYMENTS_IPN_SECRET"]) -> str:
-    return hmac.new(secret.encode(), body, hashlib.sha512).hexdigest()
-
-
-def notice(**fields: Any) -> bytes:
-    standard = {"payment_id": 5077125051, "payment_status": "waiting", "actually_paid": 0}
-    return json.dumps({**standard, **fields}, sort_keys=True, separators=(",", ":")).encode()
-
-
-def own_payment_id() -> int:
-    return int(unique("")[1:], 16) % 10**12
-
-
-@dataclass
-class Receiver:
-    """A client of the running receiver."""
-
-    url: str
-    database: Database
-
-    def deliver(self, body: bytes, **headers: str) -> requests.Response:
-        sent = {"Content-Type": "application/json", "x-nowpayments-sig": sign(body), **headers}
-        kept = {name: value for name, value in sent.items() if value}
-        return requests.post(self.url + PATHS[0], data=body, headers=kept, timeout=10)
-
-    def stored(self) -> int:
-        with self.database.reading() as tx:
-            return int(tx.scalar(text("SELECT COUNT(*) FROM webhook_events")))
+from tests.harness import Databases, granian, service, service_environment, unique
+from tests.receiver import PATHS, Receiver, notice, own_payment_id, running_receiver, sign
 
 
 @pytest.fixture(scope="module", params=("sqlite", "postgresql"))
@@ -64,18 +21,10 @@ def receiver(
     redis_url: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Receiver]:
-    """The real receiver on granian; its previous secret is set, as during a rotation."""
-    url = databases.make(request.param)
-    port = free_port()
-    environment = service_environment(
-        url, redis_url, NOWPAYMENTS_IPN_SECRET_PREV="previous-" + "p" * 32
-    )
-    log: Path = tmp_path_factory.mktemp("logs") / "webhooks.log"
-    base = f"http://127.0.0.1:{port}"
-    with service(granian("services.webhooks.wsgi:app", port), environment, f"{base}/health", log):
-        database = Database(url)
-        yield Receiver(base, database)
-        database.dispose()
+    """The real receiver, on each kind of database."""
+    log = tmp_path_factory.mktemp("logs") / "webhooks.log"
+    with running_receiver(databases.make(request.param), redis_url, log) as running:
+        yield running
 
 
 def test_a_signed_notice_is_stored_once_and_its_repeat_is_called_one(receiver: Receiver) -> None:
