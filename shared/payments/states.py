@@ -5,7 +5,6 @@ Machine A of behaviour 4, and late deposits: an address may be paid after it exp
 
 from enum import Enum
 
-_MONEY_CAME = {"finished"}
 _ON_THE_WAY = {"confirming", "confirmed", "sending"}
 
 _ENDS = {"partially_paid", "finished", "failed", "refunded"}
@@ -51,6 +50,6 @@ def decide(current: str, incoming: str) -> Move:
         return Move.DUPLICATE
     if incoming in ALLOWED[current]:
         return Move.APPLY
-    if incoming in _MONEY_CAME and current in ("failed", "refunded"):
+    if incoming in MONEY_STATUSES and current in ("failed", "refunded"):
         return Move.REVIEW
     return Move.STALE
