@@ -13,6 +13,7 @@ from shared.models.operations import ConfigRow
 from shared.money import BPS_WHOLE, MICRO_PER_USD, CoinAmount, coin_to_micro
 from shared.payments.packs import Pack, read_packs
 
+_BPS = re.compile(r"[0-9]{1,5}")
 _COIN_LIST = re.compile(r"[a-z0-9]{2,20}(,[a-z0-9]{2,20})*")
 _SEEDS = {
     "partial_payment_policy": "credit",
@@ -82,7 +83,7 @@ def read_policy(values: Mapping[str, str]) -> CreditPolicy:
         raise ValueError(f"partial_payment_policy is {partial!r}, not credit or review")
     if _COIN_LIST.fullmatch(coins) is None:
         raise ValueError(f"usd_coins is {coins[:80]!r}, not tickers with commas between them")
-    if not tolerance.isascii() or not tolerance.isdigit() or int(tolerance) > BPS_WHOLE:
+    if _BPS.fullmatch(tolerance) is None or int(tolerance) > BPS_WHOLE:
         raise ValueError(f"overpaid_tolerance_bps is {tolerance[:20]!r}, not from 0 to {BPS_WHOLE}")
     try:
         packs = read_packs(values["credit_packs"], values["credit_pack_markup"])
@@ -111,8 +112,8 @@ def worth(arrival: Arrival, policy: CreditPolicy) -> Worth | None:
 
     Finished at our own price: the price (or its pack), and what reached us above it beyond the
     tolerance. Anything else, that is partial payments, repeated and wrong-asset deposits: what
-    reached us, but never more than the price of a payment that is only partly paid. What reached
-    us is the provider's outcome, after its fees. Always rounded down.
+    reached us, but never more than the price (or its pack) of a payment that is only partly paid.
+    What reached us is the provider's outcome, after its fees. Always rounded down.
     """
     rate = CoinAmount(1) if arrival.outcome_currency in policy.usd_coins else arrival.usd_rate
     reached = _reached_micro(arrival, rate)
@@ -128,7 +129,7 @@ def worth(arrival: Arrival, policy: CreditPolicy) -> Worth | None:
     if arrival.status == "partially_paid" and not policy.credits_partial:
         return None
     if arrival.is_own_price and price_micro:
-        reached = min(reached, price_micro)
+        reached = min(reached, price_micro, arrival.pack_micro or price_micro)
     return Worth(reached, "outcome", rate) if reached else None
 
 
