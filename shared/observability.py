@@ -7,7 +7,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 _SECRET_NAMES = re.compile(r"secret|token|password|authorization|signature|api_key", re.IGNORECASE)
 
@@ -60,7 +60,28 @@ OVERRUN_ALERTS = Counter(
 BALANCE_CACHE = Counter(
     "arrakis_balance_cache_total", "Reads of the balance cache: hit, miss or away.", ["outcome"]
 )
-TASKS = Counter("arrakis_tasks_total", "Worker tasks run, by outcome.", ["task", "outcome"])
+TASKS = Counter(
+    "arrakis_tasks_total", "Worker tasks run, by outcome.", ["queue", "task", "outcome"]
+)
+TASK_SECONDS = Histogram(
+    "arrakis_task_seconds",
+    "Time of a worker's task.",
+    ["queue", "task"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+TASK_ITEMS = Counter("arrakis_task_items_total", "Rows worked off.", ["queue", "task"])
+# Of the database, read when /metrics is asked for, so every process tells the same.
+QUEUE_ROWS = Gauge("arrakis_queue_due_rows", "Rows that are due.", ["queue", "kind"])
+QUEUE_LAG = Gauge(
+    "arrakis_queue_lag_seconds", "For how long the oldest due row is due.", ["queue", "kind"]
+)
+TICK_AGE = Gauge(
+    "arrakis_tick_age_seconds", "Seconds since a kind of work last succeeded.", ["task"]
+)
+TICK_MISSING = Gauge(
+    "arrakis_tick_missing", "1 if a kind of work has not succeeded in time.", ["task"]
+)
+DEAD_LETTERS = Gauge("arrakis_dead_letters", "Dead letters by status (runbook 3).", ["status"])
 
 
 def configure_logging(service: str, level: str = "INFO") -> None:

@@ -14,6 +14,7 @@ from services.api.limits import RateLimiter
 from services.api.routes import (
     admin,
     admin_payments,
+    dlq,
     internal,
     member,
     public,
@@ -23,10 +24,12 @@ from services.api.routes import (
 from shared.balance_cache import BalanceCache
 from shared.config import ApiSettings
 from shared.database import Database
+from shared.errors import Unavailable
 from shared.ids import new_id
 from shared.ledger.executor import Executor
 from shared.ledger.terms import TermsCache
 from shared.observability import REQUEST_SECONDS, REQUESTS
+from shared.operations import gauges
 from shared.wiring import make_cashier, make_intake
 
 log = structlog.get_logger()
@@ -58,6 +61,7 @@ def create_app(settings: ApiSettings, database: Database, balances: BalanceCache
         app.register_blueprint(blueprint, url_prefix="/api/billing")
     app.register_blueprint(admin.routes, url_prefix="/admin/billing")
     app.register_blueprint(admin_payments.routes, url_prefix="/admin/billing/payments")
+    app.register_blueprint(dlq.routes, url_prefix="/admin/billing/dlq")
     app.register_blueprint(revenue_rules.routes, url_prefix="/admin/billing/revenue-rules")
     app.add_url_rule("/metrics", "metrics", _metrics)
     return app
@@ -92,4 +96,9 @@ def _end(response: Response) -> Response:
 
 
 def _metrics() -> Response:
+    try:
+        with services().database.reading() as tx:
+            gauges.refresh(tx)
+    except Unavailable as error:  # then what this process counted is still worth telling
+        log.warning("gauges_not_read", reason=error.message)
     return Response(generate_latest(), content_type=CONTENT_TYPE_LATEST)

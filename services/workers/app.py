@@ -1,9 +1,11 @@
 """The workers' application: one place that runs every kind of work, hinted or polled."""
 
+import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 import structlog
 from celery import Celery, signals
@@ -12,15 +14,16 @@ from services.workers.schedule import EVERY_SECONDS
 from shared.errors import Unavailable
 from shared.ledger import sweeps
 from shared.messaging import TaskName
-from shared.observability import TASKS
-from shared.operations import revenue_rules
+from shared.observability import TASK_ITEMS, TASK_SECONDS, TASKS
+from shared.operations import revenue_rules, ticks
 from shared.payments import intake, polling, unanswered, watching
 from shared.payments.intake import Intake
 from shared.payments.quotes import Cashier
 
 log = structlog.get_logger()
 _LOOK_SECONDS = 1.0
-_ROUNDS_MAX = 20
+_BUDGET_SECONDS = 10.0  # of one run; a stop waits for it
+_HEARTBEAT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Work:
 
     intake: Intake
     cashier: Cashier
+    _next_heartbeat: dict[TaskName, float] = field(default_factory=dict)
 
     def batches(self) -> dict[TaskName, Callable[[], int]]:
         """Return the batch function of every kind of work."""
@@ -47,26 +51,59 @@ class Work:
         }
 
     def run(self, name: TaskName) -> int:
-        """Do all the work of one kind that is due, a bounded number of batches; return its size.
+        """Do the work of one kind that is due, as long as the budget lasts; return its size.
 
-        A database that is away is no failure of the work: the rows wait for the next wake-up.
+        What is left then, and what fails, comes with the next wake-up: the rows are the jobs. A
+        dependency that is away is no failure of the work; anything else is raised, after it was
+        noted for operators.
         """
-        batch = self.batches()[name]
-        total = 0
+        structlog.contextvars.bind_contextvars(task=name.value, run_id=secrets.token_hex(4))
+        began = time.perf_counter()
+        total, outcome = 0, "crash"
         try:
-            for _ in range(_ROUNDS_MAX):
-                done = batch()
-                total += done
-                if done == 0:
-                    break
+            total = self._rounds(name, began)
+            outcome = "ok"
         except Unavailable as error:
-            TASKS.labels(name.value, "unavailable").inc()
-            log.warning("work_unavailable", task=name.value, reason=error.message)
-        else:
-            TASKS.labels(name.value, "ok").inc()
+            outcome = "unavailable"
+            log.warning("work_unavailable", code=error.code, reason=error.message)
+            self._tell_failure(name, error.message)
+        except Exception as error:
+            log.exception("work_failed")
+            self._tell_failure(name, repr(error))
+            raise
+        finally:
+            TASKS.labels(name.queue, name.value, outcome).inc()
+            TASK_SECONDS.labels(name.queue, name.value).observe(time.perf_counter() - began)
+            TASK_ITEMS.labels(name.queue, name.value).inc(total)
             if total:
-                log.info("work_done", task=name.value, items=total)
+                log.info("work_done", items=total)
+            structlog.contextvars.unbind_contextvars("task", "run_id")
         return total
+
+    def _rounds(self, name: TaskName, began: float) -> int:
+        batch, total = self.batches()[name], 0
+        while time.perf_counter() - began < _BUDGET_SECONDS:
+            done = batch()
+            total += done
+            if done == 0:
+                break
+        self._tell_success(name)
+        return total
+
+    def _tell_success(self, name: TaskName) -> None:
+        """Leave a heartbeat; one in a while is enough, for a queue may be drained every second."""
+        every = EVERY_SECONDS[name]
+        if time.monotonic() < self._next_heartbeat.get(name, 0.0):
+            return
+        with self.intake.database.transaction() as tx:
+            ticks.succeeded(tx, name.value, every_seconds=every)
+        self._next_heartbeat[name] = time.monotonic() + max(every, _HEARTBEAT_SECONDS)
+
+    def _tell_failure(self, name: TaskName, error: str) -> None:
+        """Note a failure, if the database is there; a heartbeat is due again at once."""
+        self._next_heartbeat.pop(name, None)
+        with suppress(Unavailable), self.intake.database.transaction() as tx:
+            ticks.failed(tx, name.value, every_seconds=EVERY_SECONDS[name], error=error)
 
 
 def install(app: Celery, work: Work) -> None:
@@ -97,8 +134,8 @@ def _start_polling(worker: object, work: Work) -> None:
                 due[name] = time.monotonic() + EVERY_SECONDS[name]
                 try:
                     work.run(name)
-                except Exception:
-                    log.exception("poll_failed", task=name.value)
+                except Exception as error:  # noqa: BLE001  the run has logged and noted it
+                    log.info("poll_goes_on", task=name.value, error=type(error).__name__)
 
     threading.Thread(target=poll, name="poll", daemon=True).start()
     signals.worker_shutting_down.connect(lambda **_: stopping.set(), weak=False)

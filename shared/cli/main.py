@@ -8,7 +8,7 @@ import click
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from shared import schema
-from shared.cli import payments, tokens
+from shared.cli import dlq, payments, status, tokens
 from shared.cli.output import as_json, tell
 from shared.config import OperatorSettings, SettingsError, load_settings
 from shared.database import Database
@@ -124,6 +124,8 @@ def explain_subject(settings: OperatorSettings, subject_id: str) -> None:
 
 arrakis.add_command(tokens.token)
 arrakis.add_command(payments.payments)
+arrakis.add_command(dlq.dlq)
+arrakis.add_command(status.status)
 
 
 def main() -> None:

@@ -45,7 +45,7 @@ def replay(settings: OperatorSettings, payment_id: str, *, is_json: bool) -> Non
 
         arrakis payments replay 5745459419
     """
-    found = desk.replay(_intake(settings), Actor("operator", getpass.getuser()), payment_id)
+    found = desk.replay(open_intake(settings), Actor("operator", getpass.getuser()), payment_id)
     asked = "" if found["isProviderAsked"] else "The provider could not be asked.\n"
     tell(found, is_json=is_json, text=asked + _describe(found))
 
@@ -55,7 +55,7 @@ def replay(settings: OperatorSettings, payment_id: str, *, is_json: bool) -> Non
 @click.pass_obj
 def poll(settings: OperatorSettings, *, is_json: bool) -> None:
     """Read every payment whose time has come at the provider, and apply what is new."""
-    collaborators = _intake(settings)
+    collaborators = open_intake(settings)
     looked = applied = 0
     while done := polling.poll(collaborators.database, collaborators.provider):
         looked += done
@@ -65,7 +65,8 @@ def poll(settings: OperatorSettings, *, is_json: bool) -> None:
     tell({"looked": looked, "notices": applied}, is_json=is_json, text=words)
 
 
-def _intake(settings: OperatorSettings) -> Intake:
+def open_intake(settings: OperatorSettings) -> Intake:
+    """Return what notices are worked off with, as the workers have it."""
     database = Database(settings.database_url, after_commit=[BalanceCache(settings.redis_url)])
     terms = TermsCache(database, ceiling_micro=settings.billing_ceiling_micro)
     return make_intake(settings, database, terms)

@@ -143,6 +143,20 @@ class RevenueRule(Base):
     superseded_at: Mapped[datetime | None]
 
 
+class Tick(Base):
+    """When a kind of the workers' work last succeeded, and last failed."""
+
+    __tablename__ = "worker_ticks"
+    __table_args__ = (STRICT,)
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    every_seconds: Mapped[int]
+    succeeded_at: Mapped[datetime | None]
+    failed_at: Mapped[datetime | None]
+    last_error: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
 class MigrationRow(Base):
     """A migration that was applied, as the runbook lists them."""
 

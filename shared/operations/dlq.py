@@ -5,10 +5,10 @@ The delays are times in rows, with ±10 % jitter, so neither a restart nor Redis
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, select, text
+from sqlalchemy import and_, bindparam, func, or_, select, text
 
 from shared.clock import add_seconds
 from shared.database import Tx, insert_rows, update_rows
@@ -17,6 +17,7 @@ from shared.models.operations import DeadLetter
 from shared.models.types import UtcTime
 
 DELAYS_SECONDS = (60, 300, 1800)
+LEASE_SECONDS = 300
 _JITTER = 0.1
 _TABLE = DeadLetter.__table__
 _BATCH = 100
@@ -47,6 +48,7 @@ def enter(
         "retry_count": failures,
         "status": status,
         "next_retry_at": next_retry_at,
+        "lease_until": None,
         "updated_at": tx.now,
         "completed_at": None,
     }
@@ -72,6 +74,7 @@ def complete(tx: Tx, operation: str, *, subject_id: str) -> None:
             "id": known.id,
             "status": "completed",
             "next_retry_at": None,
+            "lease_until": None,
             "updated_at": tx.now,
             "completed_at": tx.now,
         }
@@ -79,16 +82,27 @@ def complete(tx: Tx, operation: str, *, subject_id: str) -> None:
 
 
 def take_due(tx: Tx, operation: str) -> list[str]:
-    """Mark due rows of *operation* as being processed and return their subjects."""
+    """Mark due rows of *operation* as being processed and return their subjects.
+
+    A row that is being processed for longer than its lease is due again: its worker is gone (W61).
+    """
     rows = tx.all(_DUE, operation=operation, now=tx.now)
-    update_rows(
-        tx,
-        _TABLE,
-        [{"id": r.id, "status": "processing", "updated_at": tx.now} for r in rows],
-    )
+    begin(tx, [row.id for row in rows])
     return [row.subject_id for row in rows]
 
 
+def begin(tx: Tx, ids: Sequence[str]) -> None:
+    """Mark rows as being processed, for as long as a lease lasts."""
+    lease = {"status": "processing", "lease_until": add_seconds(tx.now, LEASE_SECONDS)}
+    update_rows(tx, _TABLE, [{"id": one, **lease, "updated_at": tx.now} for one in ids])
+
+
+def depth(tx: Tx) -> dict[str, int]:
+    """Return how many rows there are by status (runbook 3)."""
+    return {row.status: row.rows for row in tx.all(_DEPTH)}
+
+
+_DEPTH = select(DeadLetter.status, func.count().label("rows")).group_by(DeadLetter.status)
 _BY_SUBJECT = (
     select(DeadLetter.id, DeadLetter.status, DeadLetter.retry_count)
     .where(
@@ -97,12 +111,18 @@ _BY_SUBJECT = (
     )
     .with_for_update()
 )
+_NOW = bindparam("now", type_=UtcTime())
 _DUE = (
     select(DeadLetter.id, DeadLetter.subject_id)
     .where(
-        DeadLetter.status == "pending",
+        or_(
+            and_(DeadLetter.status == "pending", DeadLetter.next_retry_at <= _NOW),
+            and_(
+                DeadLetter.status == "processing",
+                or_(DeadLetter.lease_until.is_(None), DeadLetter.lease_until <= _NOW),
+            ),
+        ),
         DeadLetter.operation_type == text(":operation"),
-        DeadLetter.next_retry_at <= bindparam("now", type_=UtcTime()),
         DeadLetter.subject_id.is_not(None),
     )
     .order_by(DeadLetter.created_at)

@@ -13,6 +13,7 @@ from shared.ledger.commands import Mint, Outcome
 from shared.ledger.terms import Terms, TermsCache
 from shared.models.ledger import Operation
 from shared.models.operations import ConfigRow
+from shared.operations import dlq
 from shared.operations.audit import Actor, record
 from shared.payments import crediting
 
@@ -64,7 +65,9 @@ def _mint(database: Database, terms: Terms, actor: Actor, order: MintOrder) -> O
             or post(tx, [command], terms)[0]
         )
         if outcome.answer is not None and not outcome.is_replay and payment is not None:
-            crediting.link_lot(tx, payment.id, command)
+            crediting.link_lot(tx, payment, command)
+            # Whatever a person had to decide about it is decided.
+            dlq.complete(tx, "deposit", subject_id=payment.provider_payment_id)
         if not outcome.is_replay:
             record(
                 tx,

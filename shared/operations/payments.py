@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sqlalchemy import select, text
+from sqlalchemy import Row, select, text
 
 from shared.clock import to_wire
 from shared.database import Database, Tx, patiently, update_rows
@@ -19,6 +19,7 @@ from shared.operations.audit import Actor, record
 from shared.payments import intake
 from shared.payments.intake import Intake
 from shared.payments.polling import look
+from shared.payments.providers.nowpayments_shapes import is_identifier
 from shared.payments.views import describe, find_row
 
 _TABLE = CryptoPayment.__table__
@@ -62,8 +63,9 @@ def explain_payment(tx: Tx, payment_id: str) -> dict[str, Any]:
     """
     row = find_row(tx, payment_id)
     events = tx.all(_EVENTS, provider=row.provider, number=row.provider_payment_id)
-    subjects = [row.provider_payment_id, *(event.id for event in events)]
-    letters = tx.all(_LETTERS.where(DeadLetter.subject_id.in_([s for s in subjects if s])))
+    # A letter is about a notice, a payment at the provider, or one whose creation is unanswered.
+    subjects = [row.id, row.provider_payment_id or row.id, *(event.id for event in events)]
+    letters = tx.all(_LETTERS.where(DeadLetter.subject_id.in_(subjects)))
     return {
         **describe(tx, row),
         "parentPaymentId": row.parent_payment_id,
@@ -101,19 +103,22 @@ def replay(collaborators: Intake, actor: Actor, payment_id: str) -> dict[str, An
 
     By our id or the provider's, known to us or not. What was credited is not credited again.
     Returns the payment as explained, with ``isProviderAsked``. Raises NotFound if neither we nor
-    the provider know it.
+    the provider know it, and Unavailable if we do not and the provider cannot be asked.
     """
     database = collaborators.database
     with database.reading() as tx:
         row = tx.first(_BY_ANY_ID, id=payment_id)
-    number = row.provider_payment_id if row is not None else payment_id
+        number = row.provider_payment_id if row is not None else payment_id
+        is_known = row is not None or bool(tx.all(_EVENTS, provider="nowpayments", number=number))
     if row is not None and row.provider != "nowpayments":
         raise Conflict("Only NOWPayments tells notices to replay.", code="nothing_to_replay")
-    is_asked = True
+    told, is_asked = None, is_identifier(number)
     try:
-        told = look(database, collaborators.provider, number) if number else None
+        told = look(database, collaborators.provider, number) if is_asked else None
     except Unavailable:
-        told, is_asked = None, False
+        if not is_known:
+            raise
+        is_asked = False
     with database.transaction() as tx:
         events = tx.all(_EVENTS, provider="nowpayments", number=number)
         if not events and row is None:
@@ -142,9 +147,25 @@ def refund(
 
     Of each lot what is available is clawed back, what is held when its hold ends, what was spent
     becomes debt. Repeating it gives the same answer. Raises NotFound, and Conflict
-    (``nothing_to_refund``) if the payment credited nothing.
+    (``nothing_to_refund``) if the payment credited nothing; that is audited too.
     """
-    return patiently(partial(_refund, database, terms, actor, payment_id, reason))
+    try:
+        return patiently(partial(_refund, database, terms, actor, payment_id, reason))
+    except (Conflict, NotFound) as refusal:
+        patiently(partial(_note_refusal, database, actor, payment_id, refusal.code))
+        raise
+
+
+def _note_refusal(database: Database, actor: Actor, payment_id: str, code: str) -> None:
+    with database.transaction() as tx:
+        record(
+            tx,
+            actor,
+            "payment_refund_refused",
+            target_type="payment",
+            target_id=payment_id,
+            details={"refusedBecause": code},
+        )
 
 
 def _refund(
@@ -156,14 +177,14 @@ def _refund(
         assert row is not None
         lots = [one.lot_id for one in tx.all(_CREDITS, id=row.id)]
         commands = [Refund(row.account_id, lot, row.id, description=reason) for lot in lots]
-        answers = [outcome.unwrap() for outcome in post(tx, commands, current)] if lots else []
+        outcomes = post(tx, commands, current) if lots else []
+        answers = [outcome.unwrap() for outcome in outcomes]
         if not lots:
             raise Conflict("This payment has credited nothing.", code="nothing_to_refund")
-        if row.status != "refunded":
+        if row.status != "refunded" or not all(outcome.is_replay for outcome in outcomes):
             row_after = {"id": row.id, "status": "refunded", "next_poll_at": None}
             update_rows(tx, _TABLE, [{**row_after, "updated_at": tx.now}])
-            for operation in ("deposit", "refund"):
-                dlq.complete(tx, operation, subject_id=row.provider_payment_id)
+            _complete_letters(tx, row)
             record(
                 tx,
                 actor,
@@ -181,6 +202,13 @@ def _refund(
             "heldMicro": _sum(answers, "heldMicro"),
             "lots": lots,
         }
+
+
+def _complete_letters(tx: Tx, row: Row[Any]) -> None:
+    """End what waits to be credited, and what waits to be clawed back: that is done by hand."""
+    dlq.complete(tx, "deposit", subject_id=row.provider_payment_id)
+    for event in tx.all(_EVENTS, provider=row.provider, number=row.provider_payment_id):
+        dlq.complete(tx, "refund", subject_id=event.id)
 
 
 def _sum(answers: list[dict[str, Any]], name: str) -> str:

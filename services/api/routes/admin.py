@@ -1,20 +1,18 @@
 """The admin API: accounts and mints, every change with its audit row (contract 5)."""
 
-from flask import Blueprint, Response, request
+from flask import Response
 
-from services.api import limits
 from services.api.context import (
     actor,
     answer,
     answer_outcome,
-    guard,
     idempotency_key,
     parse_body,
     parse_query,
-    require_scope,
     services,
 )
 from services.api.operations import count_outcome, read_balance
+from services.api.routes.admin_access import admin_blueprint
 from services.api.schemas.requests import (
     AccountRequest,
     BalanceQuery,
@@ -30,14 +28,7 @@ from shared.ledger.commands import Outcome
 from shared.operations import mints
 from shared.operations.audit import record
 
-routes = Blueprint("admin", __name__)
-routes.before_request(guard("admin", limits.ADMIN))
-
-
-@routes.before_request
-def _check_scope() -> None:
-    is_reading = request.method in ("GET", "HEAD")
-    require_scope("billing:read" if is_reading else "billing:write")
+routes = admin_blueprint("admin")
 
 
 @routes.post("/accounts")

@@ -1,28 +1,19 @@
 """The admin API of payments: list, explain, replay, refund (contract 5)."""
 
-from flask import Blueprint, Response, request
+from flask import Response
 
-from services.api import limits
 from services.api.context import (
     actor,
     answer,
-    guard,
     parse_body,
     parse_query,
-    require_scope,
     services,
 )
+from services.api.routes.admin_access import admin_blueprint
 from services.api.schemas.payments import PaymentsQuery, RefundRequest
 from shared.operations import payments
 
-routes = Blueprint("admin_payments", __name__)
-routes.before_request(guard("admin", limits.ADMIN))
-
-
-@routes.before_request
-def _check_scope() -> None:
-    is_reading = request.method in ("GET", "HEAD")
-    require_scope("billing:read" if is_reading else "billing:write")
+routes = admin_blueprint("admin_payments")
 
 
 @routes.get("")

@@ -1,36 +1,22 @@
 """The admin API of revenue rules: propose, submit, approve, reject, override (behaviour 14.3)."""
 
-from flask import Blueprint, Response, request
+from flask import Response
 
-from services.api import limits
 from services.api.context import (
     actor,
     answer,
     answer_outcome,
-    guard,
     parse_body,
     parse_query,
-    require_scope,
     services,
 )
+from services.api.routes.admin_access import admin_blueprint
 from services.api.schemas.requests import PageQuery
 from services.api.schemas.revenue_rules import ReasonRequest, RevenueRuleRequest
 from shared.operations import audit, revenue_rules
 
-routes = Blueprint("revenue_rules", __name__)
-routes.before_request(guard("admin", limits.ADMIN))
 # What a second admin decides needs a scope of its own.
-_APPROVALS = {f"{routes.name}.{name}" for name in ("approve", "reject", "override_cooldown")}
-
-
-@routes.before_request
-def _check_scope() -> None:
-    if request.method in ("GET", "HEAD"):
-        require_scope("billing:read")
-    elif request.endpoint in _APPROVALS:
-        require_scope("billing:approve")
-    else:
-        require_scope("billing:write")
+routes = admin_blueprint("revenue_rules", approvals=("approve", "reject", "override_cooldown"))
 
 
 @routes.post("")

@@ -1,0 +1,27 @@
+"""The door of the admin API: token, rate limit, and a scope for what the request does."""
+
+from collections.abc import Collection
+
+from flask import Blueprint, request
+
+from services.api import limits
+from services.api.context import guard, require_scope
+
+
+def admin_blueprint(name: str, *, approvals: Collection[str] = ()) -> Blueprint:
+    """Return a blueprint for admins: reading needs ``billing:read``, changing ``billing:write``.
+
+    *approvals* are the functions that decide on another admin's proposal: ``billing:approve``.
+    """
+    routes = Blueprint(name, __name__)
+    routes.before_request(guard("admin", limits.ADMIN))
+    approving = {f"{name}.{function}" for function in approvals}
+
+    @routes.before_request
+    def _check_scope() -> None:
+        if request.method in ("GET", "HEAD"):
+            require_scope("billing:read")
+        else:
+            require_scope("billing:approve" if request.endpoint in approving else "billing:write")
+
+    return routes

@@ -1,0 +1,53 @@
+"""The admin API of the dead-letter queue: list, show, retry (or rehearse), resolve (contract 5)."""
+
+from flask import Response
+
+from services.api.context import (
+    actor,
+    answer,
+    parse_body,
+    parse_query,
+    services,
+)
+from services.api.routes.admin_access import admin_blueprint
+from services.api.schemas.dlq import LettersQuery, ResolveRequest, RetryQuery
+from shared.operations import dead_letters
+
+routes = admin_blueprint("dlq")
+
+
+@routes.get("")
+def list_letters() -> Response:
+    """List dead letters, oldest first, with how many there are by status."""
+    query = parse_query(LettersQuery)
+    wanted = dead_letters.LetterFilter(
+        status=query.status, operation=query.operation, limit=query.limit, after=query.cursor
+    )
+    with services().database.reading() as tx:
+        return answer(dead_letters.list_letters(tx, wanted))
+
+
+@routes.get("/<letter_id>")
+def show_letter(letter_id: str) -> Response:
+    """Show one dead letter."""
+    with services().database.reading() as tx:
+        return answer(dead_letters.show_letter(tx, letter_id))
+
+
+@routes.post("/<letter_id>/retry")
+def retry(letter_id: str) -> Response:
+    """Try its work again now; with ``?dryRun=true`` show what that would do, and do nothing."""
+    if parse_query(RetryQuery).dry_run:
+        return answer(dead_letters.rehearse(services().intake, letter_id))
+    return answer(dead_letters.retry(services().intake, actor(), letter_id))
+
+
+@routes.post("/<letter_id>/resolve")
+def resolve(letter_id: str) -> Response:
+    """Close it by a person's decision."""
+    body = parse_body(ResolveRequest)
+    with services().database.transaction() as tx:
+        closed = dead_letters.resolve(
+            tx, actor(), letter_id, reason=body.reason, resolution=body.resolution
+        )
+    return answer(closed)
