@@ -87,7 +87,11 @@ class WebhookSettings(CommonSettings):
 
 
 class WorkerSettings(ProviderSettings):
-    """Settings of the workers and of beat."""
+    """Settings of the workers and of beat. Without a port no metrics are served."""
+
+    arrakis_worker_memory_mb: int = Field(default=768, ge=128)
+    arrakis_metrics_port: int = Field(default=0, ge=0, le=65_535)
+    arrakis_metrics_address: str = "127.0.0.1"
 
 
 class OperatorSettings(ProviderSettings):

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import select, text
 
-from services.workers.app import Work
+from services.workers.work import Work
 from shared.database import Database, insert_rows
 from shared.ledger.commands import Outcome
 from shared.ledger.terms import TermsCache
@@ -116,6 +116,14 @@ class Till:
     def drain(self) -> int:
         """Work off one batch."""
         return intake.drain(self.intake)
+
+    def replay(self, payment: Payment) -> None:
+        """Work all notices of *payment* off once more, as an operator's replay does."""
+        numbered = text("SELECT id FROM webhook_events WHERE provider_payment_id = :n ORDER BY id")
+        with self.ledger.database.transaction() as tx:
+            ids = [row.id for row in tx.all(numbered, n=payment.number)]
+            assert intake.rearm(tx, ids) == len(ids)
+        assert intake.drain(self.intake, only=ids) == len(ids)
 
     def told(self, payment: Payment, *statuses: str, **fields: Any) -> None:
         """Store a notice of each of *statuses* and work it off before the next."""

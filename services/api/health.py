@@ -1,12 +1,15 @@
-"""Readiness of the API: the database is needed; Redis is missed, but not needed."""
+"""Readiness of the API: the database is needed; Redis and the workers are missed, but not needed.
+
+Holds are placed and settled without them, so their absence is told and takes no API away; for a
+probe of the workers there is ``arrakis status``.
+"""
 
 from typing import Any
-
-from sqlalchemy import text
 
 from services.api.context import Services
 from shared import schema
 from shared.errors import Unavailable
+from shared.operations import ticks
 
 CONTRACT_VERSION = "8.3.0"
 CAPABILITIES = (
@@ -19,16 +22,18 @@ CAPABILITIES = (
     "balance",
     "history",
     "payments",
+    "topup",
+    "packs",
 )
 
 
 def health_report(services: Services) -> tuple[dict[str, Any], bool]:
     """Return the report and whether the process is ready."""
-    database = "ok"
+    database, missing = "ok", list[str]()
     try:
-        with services.database.reading() as tx:
-            tx.scalar(text("SELECT 1"))
         schema.require_current(services.database)
+        with services.database.reading() as tx:
+            missing = [tick.name for tick in ticks.list_ticks(tx) if tick.is_missing]
     except Unavailable as error:
         database = error.message
     is_ready = database == "ok"
@@ -40,5 +45,6 @@ def health_report(services: Services) -> tuple[dict[str, Any], bool]:
         "dependencies": {
             "database": database,
             "redis": "ok" if services.limiter.is_shared() else "away",
+            "workers": f"missing: {', '.join(missing)}" if missing else "ok",
         },
     }, is_ready

@@ -1,116 +1,37 @@
-"""The workers' application: one place that runs every kind of work, hinted or polled."""
+"""The workers' application: a Celery task for each kind of work, and threads that need no Redis."""
 
-import secrets
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 from celery import Celery, signals
 
 from services.workers.schedule import EVERY_SECONDS
-from shared.errors import Unavailable
-from shared.ledger import sweeps
+from services.workers.watchdog import Watchdog
+from services.workers.work import Work
 from shared.messaging import TaskName
-from shared.observability import TASK_ITEMS, TASK_SECONDS, TASKS
-from shared.operations import revenue_rules, ticks
-from shared.payments import intake, polling, unanswered, watching
-from shared.payments.intake import Intake
-from shared.payments.quotes import Cashier
 
 log = structlog.get_logger()
 _LOOK_SECONDS = 1.0
-_BUDGET_SECONDS = 10.0  # of one run; a stop waits for it
-_HEARTBEAT_SECONDS = 10.0
 
 
-@dataclass(frozen=True)
-class Work:
-    """What the tasks work with. Each function does one bounded batch and returns its size."""
-
-    intake: Intake
-    cashier: Cashier
-    _next_heartbeat: dict[TaskName, float] = field(default_factory=dict)
-
-    def batches(self) -> dict[TaskName, Callable[[], int]]:
-        """Return the batch function of every kind of work."""
-        database, terms = self.intake.database, self.intake.terms
-        return {
-            TaskName.DRAIN_WEBHOOKS: lambda: intake.drain(self.intake),
-            TaskName.POLL_PAYMENTS: lambda: polling.poll(database, self.intake.provider),
-            TaskName.SEARCH_PAYMENTS: lambda: unanswered.search(database, self.intake.provider),
-            TaskName.WATCH_SETTLEMENTS: lambda: watching.watch(self.cashier),
-            TaskName.RETRY_DEAD_LETTERS: lambda: intake.retry_parked(database),
-            TaskName.EXPIRE_HOLDS: lambda: sweeps.expire_holds(database, terms),
-            TaskName.EXPIRE_LOTS: lambda: sweeps.expire_lots(database, terms),
-            TaskName.ROLL_UP_REVENUE: lambda: sweeps.roll_up_revenue(database),
-            TaskName.SWEEP_KEYS: lambda: sweeps.sweep_idempotency_keys(database),
-            TaskName.ACTIVATE_RULES: lambda: revenue_rules.activate_due(database),
-        }
-
-    def run(self, name: TaskName) -> int:
-        """Do the work of one kind that is due, as long as the budget lasts; return its size.
-
-        What is left then, and what fails, comes with the next wake-up: the rows are the jobs. A
-        dependency that is away is no failure of the work; anything else is raised, after it was
-        noted for operators.
-        """
-        structlog.contextvars.bind_contextvars(task=name.value, run_id=secrets.token_hex(4))
-        began = time.perf_counter()
-        total, outcome = 0, "crash"
-        try:
-            total = self._rounds(name, began)
-            outcome = "ok"
-        except Unavailable as error:
-            outcome = "unavailable"
-            log.warning("work_unavailable", code=error.code, reason=error.message)
-            self._tell_failure(name, error.message)
-        except Exception as error:
-            log.exception("work_failed")
-            self._tell_failure(name, repr(error))
-            raise
-        finally:
-            TASKS.labels(name.queue, name.value, outcome).inc()
-            TASK_SECONDS.labels(name.queue, name.value).observe(time.perf_counter() - began)
-            TASK_ITEMS.labels(name.queue, name.value).inc(total)
-            if total:
-                log.info("work_done", items=total)
-            structlog.contextvars.unbind_contextvars("task", "run_id")
-        return total
-
-    def _rounds(self, name: TaskName, began: float) -> int:
-        batch, total = self.batches()[name], 0
-        while time.perf_counter() - began < _BUDGET_SECONDS:
-            done = batch()
-            total += done
-            if done == 0:
-                break
-        self._tell_success(name)
-        return total
-
-    def _tell_success(self, name: TaskName) -> None:
-        """Leave a heartbeat; one in a while is enough, for a queue may be drained every second."""
-        every = EVERY_SECONDS[name]
-        if time.monotonic() < self._next_heartbeat.get(name, 0.0):
-            return
-        with self.intake.database.transaction() as tx:
-            ticks.succeeded(tx, name.value, every_seconds=every)
-        self._next_heartbeat[name] = time.monotonic() + max(every, _HEARTBEAT_SECONDS)
-
-    def _tell_failure(self, name: TaskName, error: str) -> None:
-        """Note a failure, if the database is there; a heartbeat is due again at once."""
-        self._next_heartbeat.pop(name, None)
-        with suppress(Unavailable), self.intake.database.transaction() as tx:
-            ticks.failed(tx, name.value, every_seconds=EVERY_SECONDS[name], error=error)
-
-
-def install(app: Celery, work: Work) -> None:
-    """Give *app* a task for each kind of work, and a thread that polls without Redis."""
+def install(app: Celery, work: Work, watchdog: Watchdog) -> None:
+    """Give *app* a task for each kind of work; its workers poll too, and watch themselves."""
     for name in TaskName:
         app.task(name=name.value)(_task(work, name))
-    signals.worker_init.connect(lambda sender, **_: _start_polling(sender, work), weak=False)
+    stopping = threading.Event()
+
+    def begin(sender: object, **_: object) -> None:
+        queues = set(sender.app.amqp.queues.consume_from)  # type: ignore[attr-defined] # Celery
+        for name in TaskName:
+            if name.queue in queues:
+                _start(f"poll {name.value}", partial(_poll, work, name, stopping))
+        _start("watchdog", partial(watchdog.watch, stopping))
+
+    signals.worker_init.connect(begin, weak=False)
+    signals.worker_shutting_down.connect(lambda **_: stopping.set(), weak=False)
 
 
 def _task(work: Work, name: TaskName) -> Callable[[], None]:
@@ -120,22 +41,20 @@ def _task(work: Work, name: TaskName) -> Callable[[], None]:
     return run
 
 
-def _start_polling(worker: object, work: Work) -> None:
-    """Poll the rows of this worker's queues, so that a dead Redis costs time and no work."""
-    queues = set(worker.app.amqp.queues.consume_from)  # type: ignore[attr-defined] # Celery
-    due = {name: 0.0 for name in EVERY_SECONDS if name.queue in queues}
-    stopping = threading.Event()
+def _start(name: str, target: Callable[[], None]) -> None:
+    threading.Thread(target=target, name=name, daemon=True).start()
 
-    def poll() -> None:
-        while not stopping.wait(_LOOK_SECONDS):
-            for name, due_at in due.items():
-                if time.monotonic() < due_at:
-                    continue
-                due[name] = time.monotonic() + EVERY_SECONDS[name]
-                try:
-                    work.run(name)
-                except Exception as error:  # noqa: BLE001  the run has logged and noted it
-                    log.info("poll_goes_on", task=name.value, error=type(error).__name__)
 
-    threading.Thread(target=poll, name="poll", daemon=True).start()
-    signals.worker_shutting_down.connect(lambda **_: stopping.set(), weak=False)
+def _poll(work: Work, name: TaskName, stopping: threading.Event) -> None:
+    """Do one kind of work at its interval, so that a dead Redis costs time and no work.
+
+    Each kind has a thread of its own: one whose provider is slow holds up no other.
+    """
+    pause = _LOOK_SECONDS
+    while not stopping.wait(pause):
+        began = time.monotonic()
+        try:
+            work.run(name)
+        except Exception as error:  # noqa: BLE001  the run has logged and noted it
+            log.info("poll_goes_on", task=name.value, error=type(error).__name__)
+        pause = max(_LOOK_SECONDS, began + EVERY_SECONDS[name] - time.monotonic())

@@ -1,9 +1,12 @@
 """The workers' process, beat's and Flower's: ``celery -A services.workers.main …``."""
 
 from celery import signals
+from prometheus_client import start_http_server
 
-from services.workers.app import Work, install
+from services.workers.app import install
 from services.workers.schedule import beat_schedule
+from services.workers.watchdog import Watchdog
+from services.workers.work import Work
 from shared.balance_cache import BalanceCache
 from shared.config import WorkerSettings, load_settings
 from shared.database import Database
@@ -22,10 +25,8 @@ app = make_celery(settings.redis_url)
 app.conf.beat_schedule = beat_schedule()
 app.set_default()
 terms = TermsCache(database, ceiling_micro=settings.billing_ceiling_micro)
-install(
-    app,
-    Work(make_intake(settings, database, terms), make_cashier(settings, database, terms)),
-)
+work = Work(make_intake(settings, database, terms), make_cashier(settings, database, terms))
+install(app, work, Watchdog(work.longest_run_seconds, settings.arrakis_worker_memory_mb))
 
 
 # A forked child must not share its parent's sockets.
@@ -33,3 +34,12 @@ signals.worker_process_init.connect(lambda **_: database.dispose(), weak=False)
 signals.setup_logging.connect(
     lambda **_: configure_logging("worker", settings.arrakis_log_level), weak=False
 )
+
+
+def _serve_metrics(**_: object) -> None:
+    """Tell Prometheus what this worker has counted, if it was given a port for that."""
+    if settings.arrakis_metrics_port:
+        start_http_server(settings.arrakis_metrics_port, addr=settings.arrakis_metrics_address)
+
+
+signals.worker_init.connect(_serve_metrics, weak=False)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from services.workers.app import Work
 from services.workers.schedule import EVERY_SECONDS
+from services.workers.work import Work
 from shared.clock import system_clock
 from shared.errors import Unavailable
 from shared.messaging import TaskName
