@@ -60,8 +60,10 @@ def plan(
             text_of(notice, "order_id")
         )
         parent_id = text_of(notice, "parent_payment_id")
-        if parent_id and (payment is None or payment["provider_payment_id"] == parent_id):
-            payment = _repeated_deposit(tx, event, notice, payments.get(parent_id))
+        # The order is the parent's, and the parent's own number may not have reached us yet.
+        if parent_id and (payment is None or payment["provider_payment_id"] in (None, parent_id)):
+            parent = payments.get(parent_id) or payment
+            payment = _repeated_deposit(tx, event, notice, parent)
             if payment is not None:
                 payments[event.provider_payment_id] = payment
         if payment is None:
@@ -96,6 +98,8 @@ def _step(
         return Step(event, Move.REVIEW.value, payment, dead_letter=("webhook", reason))
     status = text_of(notice, "payment_status") or event.status
     move = decide(payment["status"], status)
+    if move is Move.REVIEW and event.outcome is not None:
+        move = Move.STALE  # it was worked off once, and is replayed after what came later
     if move is Move.REVIEW:
         reason = f"A notice of {status!r} reached a payment in {payment['status']!r}."
         payment.changes |= {"review_reason": reason, "updated_at": tx.now}
@@ -107,6 +111,7 @@ def _step(
     _note_status(payment, status, event, notice, tx)
     step = Step(event, Move.APPLY.value, payment)
     if isinstance(needed, Worth):
+        payment.changes["review_reason"] = None
         step.commands.append(_mint_of(tx, payment, needed))
     elif isinstance(needed, str):
         _review(step, payment, needed)
@@ -243,7 +248,7 @@ def _repeated_deposit(
         "id": f"cp_{new_id(tx.now)}",
         "provider": event.provider,
         "provider_payment_id": event.provider_payment_id,
-        "parent_payment_id": parent["provider_payment_id"],
+        "parent_payment_id": text_of(notice, "parent_payment_id"),
         "account_id": parent["account_id"],
         "community_id": parent["community_id"],
         "price_amount": parent["price_amount"],

@@ -64,13 +64,15 @@ def consult(
 def _needs_asking(event: Any, policy: CreditPolicy, *, is_verifying: bool) -> bool:
     if event.provider_payment_id is None or event.status not in MONEY_STATUSES:
         return False
-    if is_verifying and event.source == "notice":
-        return True
     try:
         notice = json.loads(event.notice)
-    except ValueError:  # spoilt in the database: the intake puts it aside by itself
+    except (ValueError, RecursionError):
+        notice = None
+    if not isinstance(notice, dict):  # spoilt in the database: the intake puts it aside by itself
         return False
-    return needs_rate(arrival_of(notice, event.status, _as_row(notice)), policy)
+    if is_verifying and event.source == "notice":
+        return True
+    return needs_rate(arrival_of(notice, event.status, _terms(event, notice)), policy)
 
 
 def _ask(
@@ -86,7 +88,7 @@ def _ask(
             raise _NotYetError(f"The provider shows {reading.payment_status}, not {status}.")
         notice = confirmed = notice_of(reading)
         status = reading.payment_status
-    arrival = arrival_of(notice, status, _as_row(notice))
+    arrival = arrival_of(notice, status, _terms(event, notice))
     rate = _usd_rate(provider, arrival) if needs_rate(arrival, policy) else None
     return Consulted(confirmed, rate)
 
@@ -102,8 +104,10 @@ def _usd_rate(provider: NowPayments, arrival: Any) -> CoinAmount | None:
     return dollars / arrival.outcome_amount if dollars else None
 
 
-def _as_row(notice: dict[str, Any]) -> dict[str, Any]:
-    """Return what a notice tells of its payment's terms; our own row decides in the end."""
+def _terms(event: Any, notice: dict[str, Any]) -> dict[str, Any]:
+    """Return a payment's terms: those of our own row, or what the notice tells if we have none."""
+    if event.payment_id is not None:
+        return {**event._mapping, "pack_micro": None}  # noqa: SLF001  SQLAlchemy's public name
     return {
         "parent_payment_id": text_of(notice, "parent_payment_id") or None,
         "price_currency": text_of(notice, "price_currency") or "usd",

@@ -21,20 +21,24 @@ def find_payment(tx: Tx, payment_id: str) -> Row[Any] | None:
     return tx.first(_BY_ANY_ID, id=payment_id)
 
 
-def link_lot(tx: Tx, payment_id: str, command: Mint) -> None:
+def link_lot(tx: Tx, payment: Row[Any], command: Mint) -> None:
     """Note on a payment that *command* credited it by hand: then nothing else will."""
     credit = {
         "lot_id": command.lot_id,
-        "payment_id": payment_id,
+        "payment_id": payment.id,
         "amount_micro": command.amount_micro,
         "basis": "admin",
         "created_at": tx.now,
     }
     insert_rows(tx, PaymentCredit.__table__, [credit])
     row = {
-        "id": payment_id,
+        "id": payment.id,
+        "account_id": command.account_id,
+        # What waited for a person was finished at the provider, and the person has decided.
+        "status": "finished" if payment.status == "manual_review" else payment.status,
         "lot_id": command.lot_id,
         "amount_usd_micro": command.amount_micro,
+        "review_reason": None,
         "updated_at": tx.now,
     }
     update_rows(tx, CryptoPayment.__table__, [row])

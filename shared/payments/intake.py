@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from sqlalchemy import select, text, update
+from sqlalchemy import and_, select, text, update
 
 from shared import jobs
 from shared.database import Database, DatabaseBusy, Message, Tx, member_of, patiently
@@ -18,7 +18,7 @@ from shared.errors import Unavailable
 from shared.ledger.book import post
 from shared.ledger.terms import TermsCache
 from shared.messaging import TaskName
-from shared.models.payments import WebhookEvent
+from shared.models.payments import CryptoPayment, WebhookEvent
 from shared.observability import WEBHOOKS
 from shared.operations import dlq
 from shared.payments.applying import Consulted, RefundFailedError, plan, take_outcomes
@@ -185,14 +185,29 @@ def rearm(tx: Tx, event_ids: list[str]) -> int:
     return count
 
 
-_CLAIMED = select(
-    WebhookEvent.id,
-    WebhookEvent.provider_payment_id,
-    WebhookEvent.status,
-    WebhookEvent.source,
-    WebhookEvent.notice,
-).where(
-    member_of(WebhookEvent.id, "ids"),
-    WebhookEvent.lease_token == text(":token"),
-    WebhookEvent.status.in_(sorted(MONEY_STATUSES)),
+_CLAIMED = (
+    select(
+        WebhookEvent.id,
+        WebhookEvent.provider_payment_id,
+        WebhookEvent.status,
+        WebhookEvent.source,
+        WebhookEvent.notice,
+        CryptoPayment.id.label("payment_id"),
+        CryptoPayment.parent_payment_id,
+        CryptoPayment.price_amount,
+        CryptoPayment.price_currency,
+        CryptoPayment.pay_amount,
+    )
+    .outerjoin(
+        CryptoPayment,
+        and_(
+            CryptoPayment.provider == WebhookEvent.provider,
+            CryptoPayment.provider_payment_id == WebhookEvent.provider_payment_id,
+        ),
+    )
+    .where(
+        member_of(WebhookEvent.id, "ids"),
+        WebhookEvent.lease_token == text(":token"),
+        WebhookEvent.status.in_(sorted(MONEY_STATUSES)),
+    )
 )
