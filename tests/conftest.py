@@ -12,7 +12,7 @@ from shared.ledger.executor import Executor
 from shared.ledger.terms import TermsCache
 from tests.harness import Api, Databases, running_api, set_config
 
-pytest_plugins = ["tests.provider_harness"]
+pytest_plugins = ["tests.provider_harness", "tests.shop"]
 KINDS = ("sqlite", "postgresql")
 
 

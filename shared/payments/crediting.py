@@ -16,6 +16,22 @@ def source_id(provider: str, provider_payment_id: str) -> str:
     return f"{_PREFIXES[provider]}-{provider_payment_id}"
 
 
+def name_of_transfer(tx: Tx, *, transaction: str, payer: str) -> tuple[str, Row[Any] | None]:
+    """Return the name of what *payer* moved to us in *transaction*, and the payment that has it.
+
+    A transaction may carry the transfers of several payers (a bundle of contract wallets, or
+    somebody who sends another's authorization along with a transfer of his own): each is a payment
+    of its own, or whoever comes first would take the others' place. The name is the transaction's
+    hash, and for a second payer the hash and the payer.
+    """
+    together = f"{transaction}-{payer}"
+    named = tx.all(_OF_TRANSACTION, alone=transaction, together=together)
+    return (
+        together if named else transaction,
+        next((row for row in named if row.payer == payer), None),
+    )
+
+
 def find_payment(tx: Tx, payment_id: str) -> Row[Any] | None:
     """Return the row of a NOWPayments payment by our id or theirs, locked; None if unknown."""
     return tx.first(_BY_ANY_ID, id=payment_id)
@@ -44,6 +60,13 @@ def link_lot(tx: Tx, payment: Row[Any], command: Mint) -> None:
     update_rows(tx, CryptoPayment.__table__, [row])
 
 
+_OF_TRANSACTION = select(
+    CryptoPayment.id, CryptoPayment.account_id, CryptoPayment.status, CryptoPayment.payer
+).where(
+    CryptoPayment.provider == "x402",
+    (CryptoPayment.provider_payment_id == text(":alone"))
+    | (CryptoPayment.provider_payment_id == text(":together")),
+)
 _BY_ANY_ID = (
     select(*CryptoPayment.__table__.c)
     .where(

@@ -4,8 +4,10 @@ A quote belongs to one account and is paid once; another account's looks like no
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -27,6 +29,8 @@ from shared.payments.x402.terms import Terms, terms_on
 from shared.payments.x402.wire import Payment
 
 _CANDIDATES = 20
+_DESKS = 6
+"""How many payments wait for facilitators and chains at once: of 16 threads of the API."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,27 @@ class Cashier:
     facilitators: Mapping[str, Facilitator]
     chains: Mapping[str, Chain]
     quote_seconds: int = 300
+    desks: threading.BoundedSemaphore = field(
+        default_factory=lambda: threading.BoundedSemaphore(_DESKS)
+    )
+
+    @contextmanager
+    def desk(self) -> Iterator[None]:
+        """Hold one of the few places where a payment may wait for others, all networks together.
+
+        Nobody queues for one: who waits holds a thread, too, and the threads that are left are for
+        reserves and finalizes. Raises Unavailable (``topups_busy``).
+        """
+        if not self.desks.acquire(blocking=False):
+            raise Unavailable(
+                "Many payments are being settled at the moment; send the same request again.",
+                code="topups_busy",
+                retry_after_seconds=5,
+            )
+        try:
+            yield
+        finally:
+            self.desks.release()
 
     def require_networks(self) -> None:
         """Raise Unavailable (``x402_not_configured``) if there is no network to pay on."""

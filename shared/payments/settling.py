@@ -60,19 +60,21 @@ def settle(cashier: Cashier, offer: Offer, payment: SignedPayment) -> Receipt:
     """Take *payment* for *offer* and return what became of it.
 
     Raises Refused with the protocol's code if it pays nothing, Conflict (``payment_replayed``) if
-    the authorization or the quote is taken, FacilitatorAway if surely nothing was done. When the
-    outcome is not known the receipt is pending, and a worker looks it up.
+    the authorization or the quote is taken, FacilitatorAway if surely nothing was done, Unavailable
+    (``topups_busy``) if too many wait. When the outcome is not known the receipt is pending, and a
+    worker looks it up.
     """
     terms = _check(cashier, offer, payment)
-    held = patiently(partial(_reserve, cashier, offer, payment, terms))
-    try:
-        outcome = _send(cashier, held, payment, terms)
-    except (Refused, FacilitatorAway) as refusal:
-        patiently(partial(give_up, cashier, held, refusal.code))
-        raise
+    with cashier.desk():
+        held = patiently(partial(_reserve, cashier, offer, payment, terms))
+        try:
+            outcome = _send(cashier, held, payment, terms)
+        except (Refused, FacilitatorAway) as refusal:
+            patiently(partial(give_up, cashier, held, refusal.code))
+            raise
     if isinstance(outcome, Settled):
         return patiently(partial(credit, cashier, held, outcome.transaction))
-    return patiently(partial(_leave_to_workers, cashier, held, outcome.transaction))
+    return patiently(partial(leave_to_workers, cashier, held, outcome.transaction))
 
 
 def _send(
@@ -190,57 +192,90 @@ def refuse(tx: Tx, row: Any, reason: str) -> None:
     update_rows(tx, _PAYMENTS, [failed])
 
 
-def _leave_to_workers(cashier: Cashier, held: jobs.Claim, transaction: str | None) -> Receipt:
+def leave_to_workers(cashier: Cashier, held: jobs.Claim, transaction: str | None) -> Receipt:
+    """Let a worker find out what became of a settlement, some seconds from now."""
     with cashier.database.transaction() as tx:
-        [row] = jobs.held_rows(tx, Settlement, held, held.ids)
-        known = {"transaction_hash": transaction}
-        tx.run(update(Settlement).where(Settlement.id == row.id).values(**known))
-        jobs.release(tx, Settlement, row.id, after_seconds=_FIRST_LOOK_SECONDS)
-        return Receipt("pending", describe(tx, find_row(tx, row.payment_id)), transaction or "")
+        for row in jobs.held_rows(tx, Settlement, held, held.ids):
+            known = {"transaction_hash": transaction}
+            tx.run(update(Settlement).where(Settlement.id == row.id).values(**known))
+            jobs.release(tx, Settlement, row.id, after_seconds=_FIRST_LOOK_SECONDS)
+        return _receipt(tx, held.ids[0])
+
+
+def _receipt(tx: Tx, settlement_id: str) -> Receipt:
+    """Return what is known by now of a settlement that somebody else may have gone on with."""
+    row = tx.first(_BY_ID, id=settlement_id)
+    assert row is not None
+    status: Literal["settled", "pending"] = "settled" if row.phase == "settled" else "pending"
+    shown = describe(tx, find_row(tx, row.payment_id))
+    return Receipt(status, shown, row.transaction_hash or "")
 
 
 def credit(cashier: Cashier, held: jobs.Claim, transaction: str) -> Receipt:
     """Credit a settlement whose money has come in *transaction*; all in one transaction (W33).
 
-    Raises Conflict (``payment_replayed``) if the transaction was credited as another payment.
+    Raises Conflict (``payment_replayed``) if the payer's transfer in it was credited as another
+    payment. Whoever holds the settlement no longer is told how far it has come.
     """
     terms = cashier.terms.current()
     with cashier.database.transaction() as tx:
         rows = jobs.held_rows(tx, Settlement, held, held.ids)
-        if not rows:  # a worker has taken it over, and will find the same
-            raise Conflict("The payment is being settled by a worker.", code="payment_replayed")
+        if not rows:  # it was done by a try whose answer was lost, or a worker has taken it over
+            return _receipt(tx, held.ids[0])
         [row] = rows
         payment = tx.first(_PAYMENT, id=row.payment_id)
         assert payment is not None
-        other = tx.scalar(_BY_TRANSACTION, hash=transaction, id=payment.id)
+        name, other = payment.provider_payment_id, None
+        if name is None:  # a claim was named when it was recorded
+            name, other = crediting.name_of_transfer(tx, transaction=transaction, payer=row.payer)
         if other is None:
-            _mint(tx, row, payment, transaction, terms)
-        else:
-            refuse(tx, row, f"The transaction was credited as payment {other}.")
-        shown = describe(tx, find_row(tx, payment.id))
-    if other is not None:
-        raise Conflict(
-            "The transaction was credited already.",
-            code="payment_replayed",
-            details={"paymentId": other},
-        )
-    return Receipt("settled", shown, transaction)
+            _mint(tx, row, payment, terms, transaction=transaction, name=name)
+            return _receipt(tx, row.id)
+        reason = f"The transaction was credited as payment {other.id}."
+        if tx.scalar(_IS_CLAIM, id=other.id):
+            refuse(tx, row, reason)
+        else:  # two authorizations in one transaction: both may have been paid
+            ask_a_person(tx, row, reason)
+    raise Conflict(
+        "The transaction was credited already.",
+        code="payment_replayed",
+        details={"paymentId": other.id} if other.account_id == payment.account_id else None,
+    )
 
 
-def _mint(tx: Tx, row: Any, found: Any, transaction: str, terms: LedgerTerms) -> None:
+def ask_a_person(tx: Tx, row: Any, reason: str) -> None:
+    """Leave the settlement *row* to a person: no rule can tell what it is worth."""
+    facts = {"paymentId": row.payment_id, "network": row.network, "payer": row.payer}
+    dlq.enter(
+        tx, "deposit", subject_id=row.payment_id, payload=facts, error=reason, needs_person=True
+    )
+    parked = {"state": "parked", "lease_until": None, "lease_token": None, "last_error": reason}
+    tx.run(update(Settlement).where(Settlement.id == row.id).values(**parked))
+    payment = find_row(tx, row.payment_id)
+    known = {
+        "id": payment.id,
+        "provider_payment_id": payment.provider_payment_id or f"unknown-{payment.id}",
+        "status": "manual_review",
+        "review_reason": reason,
+        "updated_at": tx.now,
+    }
+    update_rows(tx, _PAYMENTS, [known])
+
+
+def _mint(tx: Tx, row: Any, found: Any, terms: LedgerTerms, *, transaction: str, name: str) -> None:
     payment = Payment(found._asdict())
     command = Mint(
         account_id=payment["account_id"],
         lot_id=new_id(tx.now),
         amount_micro=payment["pack_micro"] or coin_to_micro(payment["price_amount"]),
         source_type="deposit",
-        source_id=crediting.source_id("x402", transaction),
+        source_id=crediting.source_id("x402", name),
         description=f"x402 payment {transaction}",
         is_received=True,
     )
     [outcome] = post(tx, [command], terms)
     payment.changes = {
-        "provider_payment_id": transaction,
+        "provider_payment_id": name,
         "status": "finished",
         "actually_paid": payment["pay_amount"],
         "finished_at": tx.now,
@@ -267,14 +302,14 @@ _BEGIN = (
     .where(
         Settlement.id == text(":held_id"),
         Settlement.lease_token == text(":held_token"),
-        Settlement.phase == "reserved",
+        # Settling by a try of ours whose commit was not answered: the token is still our own.
+        Settlement.phase.in_(("reserved", "settling")),
         Settlement.state == "new",
     )
     .values(phase="settling")
 )
 _PAYMENT = select(*_PAYMENTS.c).where(CryptoPayment.id == text(":id")).with_for_update()
-_BY_TRANSACTION = select(CryptoPayment.id).where(
-    CryptoPayment.provider == "x402",
-    CryptoPayment.provider_payment_id == text(":hash"),
-    CryptoPayment.id != text(":id"),
+_BY_ID = select(Settlement.payment_id, Settlement.phase, Settlement.transaction_hash).where(
+    Settlement.id == text(":id")
 )
+_IS_CLAIM = select(Settlement.quote_id.is_(None)).where(Settlement.payment_id == text(":id"))

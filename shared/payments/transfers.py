@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sqlalchemy import select, text
-from sqlalchemy.exc import IntegrityError
-
 from shared import jobs
 from shared.clock import add_seconds
 from shared.database import Tx, insert_rows, patiently
@@ -20,15 +17,15 @@ from shared.ledger.queries import require_account
 from shared.models.payments import CryptoPayment
 from shared.models.x402 import Settlement
 from shared.money import parse_coin, usd_text
+from shared.payments.crediting import name_of_transfer
 from shared.payments.packs import Pack
 from shared.payments.quotes import Cashier
-from shared.payments.settling import Receipt, credit
-from shared.payments.views import describe, find_row
+from shared.payments.settling import Receipt, credit, leave_to_workers
 from shared.payments.x402.chain import Chain, TransactionFacts, transaction_hash
 from shared.payments.x402.claims import check_claim
 from shared.payments.x402.networks import Network, to_micro
 
-_LEASE_SECONDS, _LOOK_SECONDS = 60, 10
+_LEASE_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -53,23 +50,24 @@ def claim_transfer(cashier: Cashier, claim: TransferClaim) -> Receipt:
     """
     network, chain = _place(cashier, claim.chain_id)
     transaction = transaction_hash(claim.transaction)
-    check_claim(
-        chain,
-        transaction=transaction,
-        account_id=claim.account_id,
-        sender=claim.sender,
-        signature=claim.signature,
-    )
-    with cashier.database.reading() as tx:
-        require_account(tx, claim.account_id)
-        _require_new(tx, transaction, claim.account_id)
-    facts = chain.transfers(transaction)
-    amount_micro = _worth(facts, claim, network)
-    held = patiently(partial(_record, cashier, claim, network, transaction, amount_micro))
+    with cashier.desk():
+        check_claim(
+            chain,
+            transaction=transaction,
+            account_id=claim.account_id,
+            sender=claim.sender,
+            signature=claim.signature,
+        )
+        with cashier.database.reading() as tx:
+            require_account(tx, claim.account_id)
+            _name(tx, claim, transaction)
+        facts = chain.transfers(transaction)
+    units = _moved(facts, claim, network)
+    held = patiently(partial(_record, cashier, claim, network, transaction, units))
     assert facts is not None
     if facts.confirmations >= network.confirmations:
         return patiently(partial(credit, cashier, held, transaction))
-    return patiently(partial(_leave_to_workers, cashier, held, transaction))
+    return patiently(partial(leave_to_workers, cashier, held, transaction))
 
 
 def _place(cashier: Cashier, chain_id: int) -> tuple[Network, Chain]:
@@ -84,11 +82,12 @@ def _place(cashier: Cashier, chain_id: int) -> tuple[Network, Chain]:
     return cashier.networks[name], cashier.chains[name]
 
 
-def _require_new(tx: Tx, transaction: str, account_id: str) -> None:
-    earlier = tx.first(_BY_HASH, hash=transaction)
+def _name(tx: Tx, claim: TransferClaim, transaction: str) -> str:
+    """Return the name of the payment. Raises Conflict (``payment_replayed``) if it was made."""
+    name, earlier = name_of_transfer(tx, transaction=transaction, payer=claim.sender.lower())
     if earlier is None:
-        return
-    is_own = earlier.account_id == account_id
+        return name
+    is_own = earlier.account_id == claim.account_id
     raise Conflict(
         "This transaction was credited or claimed already.",
         code="payment_replayed",
@@ -96,8 +95,8 @@ def _require_new(tx: Tx, transaction: str, account_id: str) -> None:
     )
 
 
-def _worth(facts: TransactionFacts | None, claim: TransferClaim, network: Network) -> int:
-    """Return what the transfer brought in micro-USD. Raises Refused."""
+def _moved(facts: TransactionFacts | None, claim: TransferClaim, network: Network) -> int:
+    """Return what the transfer brought in the token's units. Raises Refused."""
     if facts is None:
         raise Refused("The transaction is not mined yet.", code="transaction_not_found")
     if not facts.is_successful:
@@ -116,31 +115,27 @@ def _worth(facts: TransactionFacts | None, claim: TransferClaim, network: Networ
                 "requiredMicro": str(claim.amount_micro),
             },
         )
-    return amount_micro
+    return units
 
 
 def _record(
-    cashier: Cashier, claim: TransferClaim, network: Network, transaction: str, amount_micro: int
+    cashier: Cashier, claim: TransferClaim, network: Network, transaction: str, units: int
 ) -> jobs.Claim:
-    try:
-        with cashier.database.transaction() as tx:
-            return _insert(tx, claim, network, transaction, amount_micro)
-    except IntegrityError as error:
-        raise Conflict(
-            "This transaction was credited or claimed already.", code="payment_replayed"
-        ) from error
+    with cashier.database.transaction() as tx:
+        return _insert(tx, claim, network, transaction, units)
 
 
 def _insert(
-    tx: Tx, claim: TransferClaim, network: Network, transaction: str, amount_micro: int
+    tx: Tx, claim: TransferClaim, network: Network, transaction: str, units: int
 ) -> jobs.Claim:
+    name, amount_micro = _name(tx, claim, transaction), to_micro(units, network.token.decimals)
     payment_id, settlement_id = f"cp_{new_id(tx.now)}", new_id(tx.now)
     token, dollars = settlement_id[-16:], parse_coin(usd_text(amount_micro))
     pack = claim.pack
     row: dict[str, Any] = {
         "id": payment_id,
         "provider": "x402",
-        "provider_payment_id": transaction,
+        "provider_payment_id": name,
         "account_id": claim.account_id,
         "order_id": payment_id,
         "price_amount": dollars,
@@ -163,7 +158,7 @@ def _insert(
         "network": network.caip2,
         "asset": network.token.asset.lower(),
         "payer": claim.sender.lower(),
-        "value": str(amount_micro),
+        "value": str(units),
         "transaction_hash": transaction,
         "phase": "confirming",
         "lease_token": token,
@@ -173,15 +168,3 @@ def _insert(
     }
     insert_rows(tx, Settlement.__table__, [job])
     return jobs.Claim(token, [settlement_id])
-
-
-def _leave_to_workers(cashier: Cashier, held: jobs.Claim, transaction: str) -> Receipt:
-    with cashier.database.transaction() as tx:
-        [row] = jobs.held_rows(tx, Settlement, held, held.ids)
-        jobs.release(tx, Settlement, row.id, after_seconds=_LOOK_SECONDS)
-        return Receipt("pending", describe(tx, find_row(tx, row.payment_id)), transaction)
-
-
-_BY_HASH = select(CryptoPayment.id, CryptoPayment.account_id, CryptoPayment.status).where(
-    CryptoPayment.provider == "x402", CryptoPayment.provider_payment_id == text(":hash")
-)

@@ -16,10 +16,9 @@ from shared import jobs
 from shared.database import patiently
 from shared.errors import Conflict, Unavailable
 from shared.models.x402 import Settlement
-from shared.operations import dlq
 from shared.payments.quotes import Cashier
-from shared.payments.settling import credit, give_up
-from shared.payments.x402.chain import LOG_BLOCKS_MAX, Chain
+from shared.payments.settling import ask_a_person, credit, give_up
+from shared.payments.x402.chain import LOG_BLOCKS_MAX, LOG_WINDOWS_MAX, Chain, TransactionFacts
 from shared.payments.x402.facilitator import NONCE_USED, Rejected, Settled
 from shared.payments.x402.terms import Terms
 from shared.payments.x402.wire import read_payment
@@ -28,7 +27,10 @@ log = structlog.get_logger()
 BATCH = 10
 _GRACE_SECONDS = 60  # the chain's clock and ours may differ, and so may two nodes
 _GIVE_UP_SECONDS = 3_600
+_SLOWEST = 5  # looks at least every 64 s, so that it heals within two minutes (contract 8)
 _BLOCKS_BEFORE = LOG_BLOCKS_MAX * 3 // 4
+_BLOCKS_BEFORE_MAX = LOG_BLOCKS_MAX * (LOG_WINDOWS_MAX - 2)
+_BLOCKS_A_SECOND = 4  # of the fastest chain that we know; Base has one in two seconds
 
 
 @dataclass(frozen=True)
@@ -37,16 +39,22 @@ class Verdict:
 
     kind: str
     reason: str = ""
-    transaction: str | None = None
+    transaction: str = ""
     from_block: int | None = None
 
 
 def watch(cashier: Cashier) -> int:
-    """Look at due settlements, a bounded number; return how many were taken."""
-    held = jobs.claim(cashier.database, Settlement, limit=BATCH)
-    for settlement_id in held.ids:
-        _look(cashier, jobs.Claim(held.token, [settlement_id]))
-    return len(held.ids)
+    """Look at due settlements, a bounded number; return how many were taken.
+
+    Each has the whole of a lease, however slow the node is, and one that cannot be worked on does
+    not stop those behind it for longer than that.
+    """
+    for taken in range(BATCH):
+        held = jobs.claim(cashier.database, Settlement, limit=1)
+        if not held.ids:
+            return taken
+        _look(cashier, held)
+    return BATCH
 
 
 def _look(cashier: Cashier, held: jobs.Claim) -> None:
@@ -57,7 +65,7 @@ def _look(cashier: Cashier, held: jobs.Claim) -> None:
     try:
         verdict = _find_out(cashier, row, now)
         if verdict.kind == "paid":
-            patiently(partial(credit, cashier, held, verdict.transaction or ""))
+            patiently(partial(credit, cashier, held, verdict.transaction))
         elif verdict.kind == "nothing":
             patiently(partial(give_up, cashier, held, verdict.reason))
         else:
@@ -77,29 +85,13 @@ def _put_aside(cashier: Cashier, held: jobs.Claim, verdict: Verdict) -> None:
     """Let a settlement come back later, or, if nothing can tell, leave it to a person."""
     with cashier.database.transaction() as tx:
         for row in jobs.held_rows(tx, Settlement, held, held.ids):
-            known = {
-                "transaction_hash": verdict.transaction or row.transaction_hash,
-                "from_block": verdict.from_block or row.from_block,
-            }
+            known = {"from_block": verdict.from_block or row.from_block}
             tx.run(update(Settlement).where(Settlement.id == row.id).values(**known))
             if verdict.kind == "wait":
-                jobs.put_off(tx, Settlement, row.id, attempts=row.attempts, error=verdict.reason)
-                continue
-            facts = {"paymentId": row.payment_id, "network": row.network, "payer": row.payer}
-            dlq.enter(
-                tx,
-                "deposit",
-                subject_id=row.payment_id,
-                payload=facts,
-                error=verdict.reason,
-                needs_person=True,
-            )
-            parked = {"state": "parked", "lease_until": None, "lease_token": None}
-            tx.run(
-                update(Settlement)
-                .where(Settlement.id == row.id)
-                .values(**parked, last_error=verdict.reason)
-            )
+                tries = min(row.attempts, _SLOWEST)
+                jobs.put_off(tx, Settlement, row.id, attempts=tries, error=verdict.reason)
+            else:
+                ask_a_person(tx, row, verdict.reason)
 
 
 def _find_out(cashier: Cashier, row: Any, now: int) -> Verdict:
@@ -108,29 +100,34 @@ def _find_out(cashier: Cashier, row: Any, now: int) -> Verdict:
         return Verdict("nothing", "The process ended before anything was sent.")
     chain = cashier.chains.get(row.network)
     if row.phase == "confirming":
-        return _of_transfer(cashier, chain, row, now)
+        return _of_transfer(cashier, chain, row)
     if chain is None:
         return _ask_facilitator(cashier, row, now)
     return _of_authorization(cashier, chain, row, now)
 
 
 def _of_authorization(cashier: Cashier, chain: Chain, row: Any, now: int) -> Verdict:
-    """Judge an authorization that may have been sent, by what the chain shows of it."""
-    transaction = row.transaction_hash
-    from_block = row.from_block or max(0, chain.head().block - _BLOCKS_BEFORE)
-    if transaction is None:
-        transaction = chain.authorization_used(row.payer, row.nonce, from_block=from_block)
-    if transaction is None:
-        return _unused(chain, row, now, from_block)
-    facts = chain.transfers(transaction)
+    """Judge an authorization that may have been sent, by what the chain shows of it.
+
+    The transaction that the facilitator named may fail or never be mined, and another one may use
+    the authorization: the facilitator's next, or that of anybody who saw it on its way.
+    """
+    seconds = max(0, now - int(row.created_at.timestamp()))
+    before = min(_BLOCKS_BEFORE + seconds * _BLOCKS_A_SECOND, _BLOCKS_BEFORE_MAX)
+    from_block = row.from_block or max(0, chain.head().block - before)
+    used_in = chain.authorization_used(row.payer, row.nonce, from_block=from_block)
+    transaction = used_in or row.transaction_hash
+    facts = chain.transfers(transaction) if transaction else None
     if facts is None or not facts.is_successful:
         return _unused(chain, row, now, from_block)
-    paid = sum(one.value for one in facts.transfers if one.sender == row.payer)
-    if paid < int(row.value):
-        return Verdict("nothing", "The authorization was used for something else.")
+    is_paid = _moved(facts, row) >= int(row.value)
+    if used_in is None and not is_paid:
+        return _unused(chain, row, now, from_block)
     if facts.confirmations < cashier.networks[row.network].confirmations:
-        return Verdict("wait", "Not deep enough in the chain yet.", transaction, from_block)
-    return Verdict("paid", transaction=transaction)
+        return Verdict("wait", "Not deep enough in the chain yet.", from_block=from_block)
+    if not is_paid:
+        return Verdict("nothing", "The authorization was used for something else.")
+    return Verdict("paid", transaction=facts.transaction)
 
 
 def _unused(chain: Chain, row: Any, now: int, from_block: int) -> Verdict:
@@ -145,18 +142,25 @@ def _unused(chain: Chain, row: Any, now: int, from_block: int) -> Verdict:
     return Verdict("doubt", "The authorization is used, and no transaction of it is found.")
 
 
-def _of_transfer(cashier: Cashier, chain: Chain | None, row: Any, now: int) -> Verdict:
+def _of_transfer(cashier: Cashier, chain: Chain | None, row: Any) -> Verdict:
     """Judge a transfer that was seen and waits for its confirmations."""
     if chain is None:
         return Verdict("doubt", "There is no node to ask about this network any more.")
     facts = chain.transfers(row.transaction_hash)
     if facts is not None and facts.is_successful:
-        if facts.confirmations >= cashier.networks[row.network].confirmations:
-            return Verdict("paid", transaction=row.transaction_hash)
-        return Verdict("wait", "Not deep enough in the chain yet.")
-    if now <= row.created_at.timestamp() + _GIVE_UP_SECONDS:
+        if facts.confirmations < cashier.networks[row.network].confirmations:
+            return Verdict("wait", "Not deep enough in the chain yet.")
+        if _moved(facts, row) < int(row.value):  # mined again, in another state of the chain
+            return Verdict("nothing", "The transaction brings less than it did; claim it again.")
+        return Verdict("paid", transaction=row.transaction_hash)
+    # By the node's own time: one that has fallen behind has not seen the transaction yet.
+    if chain.head().timestamp <= row.created_at.timestamp() + _GIVE_UP_SECONDS:
         return Verdict("wait", "The chain does not show the transaction at present.")
     return Verdict("nothing", "The transaction left the chain.")
+
+
+def _moved(facts: TransactionFacts, row: Any) -> int:
+    return sum(one.value for one in facts.transfers if one.sender == row.payer)
 
 
 def _ask_facilitator(cashier: Cashier, row: Any, now: int) -> Verdict:

@@ -9,6 +9,7 @@ from shared.errors import Invalid
 from shared.payments.providers.calls import Limits
 from shared.payments.x402.chain import (
     LOG_BLOCKS_MAX,
+    LOG_WINDOWS_MAX,
     Chain,
     ChainAway,
     Head,
@@ -246,11 +247,13 @@ def test_what_changes_nothing_is_asked_again_after_a_fault(node: Node, chain: Ch
 
 
 def test_the_head_has_the_chains_own_time(node: Node, chain: Chain) -> None:
-    node.results["eth_getBlockByNumber"] = {"number": "0x70", "timestamp": "0x6933a540"}
-    assert chain.head() == Head(112, 1764992320)
+    node.results["eth_getBlockByNumber"] = {"number": "0x70", "timestamp": "0x9"}
+    assert chain.head() == Head(112, 9)
 
 
-@pytest.mark.parametrize("answer", [None, {}, {"number": "0x70"}, "0x70"])
+@pytest.mark.parametrize(
+    "answer", [None, {}, {"number": "0x70"}, {"number": "0x1", "timestamp": hex(2**63)}]
+)
 def test_a_head_that_makes_no_sense_is_no_verdict(node: Node, chain: Chain, answer: Any) -> None:
     node.results["eth_getBlockByNumber"] = answer
     with pytest.raises(ChainAway):
@@ -314,10 +317,22 @@ def test_an_authorization_that_nobody_used(node: Node, chain: Chain) -> None:
     assert chain.authorization_used(PAYER, NONCE, from_block=100) is None
 
 
-def test_an_authorization_is_looked_for_only_so_far(node: Node, chain: Chain) -> None:
-    node.results |= {"eth_getLogs": [], "eth_blockNumber": "0xffffff"}
+@pytest.mark.parametrize(
+    ("head", "goes", "last"),
+    [
+        (LOG_BLOCKS_MAX * 3 // 2, 2, LOG_BLOCKS_MAX * 3 // 2),
+        (0xFFFFFF, LOG_WINDOWS_MAX, LOG_BLOCKS_MAX * LOG_WINDOWS_MAX),
+    ],
+)
+def test_an_authorization_is_looked_for_in_goes_without_gaps_and_only_so_far(
+    node: Node, chain: Chain, head: int, goes: int, last: int
+) -> None:
+    node.results |= {"eth_getLogs": [], "eth_blockNumber": hex(head)}
     chain.authorization_used(PAYER, NONCE, from_block=1)
-    assert node.params_of("eth_getLogs")[0]["toBlock"] == hex(LOG_BLOCKS_MAX)
+    asked = [body["params"][0] for _, body in node.asked if body["method"] == "eth_getLogs"]
+    firsts, lasts = ([int(one[end], 16) for one in asked] for end in ("fromBlock", "toBlock"))
+    assert firsts == [1, *(end + 1 for end in lasts[:-1])]
+    assert (len(asked), lasts[0], lasts[-1]) == (goes, LOG_BLOCKS_MAX, last)
 
 
 def test_a_node_that_is_behind_has_seen_no_use_yet(node: Node, chain: Chain) -> None:
@@ -328,13 +343,10 @@ def test_a_node_that_is_behind_has_seen_no_use_yet(node: Node, chain: Chain) -> 
 @pytest.mark.parametrize(
     "answer",
     [
-        None,
-        {},
-        ["text"],
+        *(None, {}, ["text"], [{}]),
         [used_log(address=OTHER)],
         [used_log(topics=[USED, topic(OTHER), NONCE])],
         [used_log(transactionHash=None)],
-        [{}],
     ],
 )
 def test_logs_that_were_not_asked_for_are_no_verdict(node: Node, chain: Chain, answer: Any) -> None:
@@ -359,7 +371,7 @@ def test_a_contract_wallet_is_asked_whether_it_signed(
     assert len(data) == 100 + (length + 31) // 32 * 32
 
 
-@pytest.mark.parametrize("answer", ["0x", f"0xffffffff{'0' * 56}", amount(0), amount(1)])
+@pytest.mark.parametrize("answer", ["0x", "0x1626ba7e", f"{MAGIC}00", amount(0), amount(1)])
 def test_a_wallet_that_does_not_say_the_word_has_not_signed(
     node: Node, chain: Chain, answer: str
 ) -> None:

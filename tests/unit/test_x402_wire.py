@@ -187,6 +187,8 @@ WRONG = [
     *((A, value) for value in (None, [], "text", ...)),
     *(("payload.signature", value) for value in ("0x1", "zz", None, 5, ["0x"], ...)),
     *(("payload", value) for value in (None, "text", [], ...)),
+    # A second way to pay would be the facilitator's to choose.
+    *((f"payload.{name}", value) for name in ("permit2Authorization", "x") for value in ({}, None)),
     *(("accepted", value) for value in (None, [], {}, ...)),
     *(("accepted.amount", value) for value in ("10_000", 10_000, None, ...)),
     *(("accepted.asset", value) for value in ("0x", 5, ...)),

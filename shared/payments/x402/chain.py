@@ -18,9 +18,9 @@ from shared.payments.x402.networks import Network
 from shared.payments.x402.values import address, hex_bytes, quantity, strict_json, word
 
 USUAL_LIMITS = Limits(connect_seconds=3.0, answer_seconds=8.0, calls_at_once=8)
-LOG_BLOCKS_MAX = 5_000
-"""How far a used authorization is looked for: nodes refuse 10,000 blocks, and on no chain that we
-know does it take 5,000 for an authorization of an hour to run out."""
+LOG_BLOCKS_MAX, LOG_WINDOWS_MAX = 5_000, 20
+"""How far a used authorization is looked for, and in how many goes: nodes refuse 10,000 blocks at
+once, and all together are more than any chain that we know makes in six hours."""
 
 _TRANSFER = "0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef"
 _AUTHORIZATION_USED = "0x98de503528ee59b575ef0c0a2576a82497bfc029a5685b209e9ec333479b10a5"
@@ -119,7 +119,7 @@ class Chain:
         with _sense():
             if receipt is None or receipt["blockNumber"] is None:
                 return None
-            block = quantity(receipt["blockNumber"])
+            block = _count(receipt["blockNumber"])
             is_successful = {"0x1": True, "0x0": False}[receipt["status"]]
             if word(receipt["transactionHash"]) != wanted:
                 raise ValueError("the receipt of another transaction")
@@ -137,7 +137,7 @@ class Chain:
         """Return the newest block. An authorization has run out when the chain's time says so."""
         found = self._ask("eth_getBlockByNumber", ["latest", False])
         with _sense():
-            return Head(quantity(found["number"]), quantity(found["timestamp"]))
+            return Head(_count(found["number"]), _count(found["timestamp"]))
 
     def is_authorization_spent(
         self, payer: str, nonce: str, *, at_block: int | None = None
@@ -151,28 +151,27 @@ class Chain:
     def authorization_used(self, payer: str, nonce: str, *, from_block: int) -> str | None:
         """Return the hash of the transaction that used the authorization, None if none did.
 
-        Looked for from *from_block*, LOG_BLOCKS_MAX blocks far. Spent and yet not used means that
-        the payer cancelled it, or that it was used before *from_block*. Used does not mean paid:
-        the payer may have signed another transfer with the same nonce, so look at what the
-        transaction moved to us (:meth:`transfers`).
+        Looked for from *from_block*, LOG_WINDOWS_MAX times LOG_BLOCKS_MAX blocks far. Spent and
+        yet not used means that the payer cancelled it, or that it was used before *from_block*.
+        Used does not mean paid: the payer may have signed another transfer with the same nonce, so
+        look at what the transaction moved to us (:meth:`transfers`).
         """
         head = self._block_number()
-        last = min(head, from_block + LOG_BLOCKS_MAX - 1)
-        if last < from_block:
-            return None
         topics = [_AUTHORIZATION_USED, f"0x{_padded(payer)}", word(nonce)]
-        wanted = {
-            "address": self._asset,
-            "topics": topics,
-            "fromBlock": hex(from_block),
-            "toBlock": hex(last),
-        }
-        found = self._ask("eth_getLogs", [wanted])
-        with _sense():
-            for entry in _list(found):
-                if address(entry["address"]) != self._asset or entry["topics"] != topics:
-                    raise ValueError("a log that was not asked for")
-                return word(entry["transactionHash"])
+        end = min(head + 1, from_block + LOG_WINDOWS_MAX * LOG_BLOCKS_MAX)
+        for first in range(from_block, end, LOG_BLOCKS_MAX):
+            wanted = {
+                "address": self._asset,
+                "topics": topics,
+                "fromBlock": hex(first),
+                "toBlock": hex(min(head, first + LOG_BLOCKS_MAX - 1)),
+            }
+            found = self._ask("eth_getLogs", [wanted])
+            with _sense():
+                for entry in _list(found):
+                    if address(entry["address"]) != self._asset or entry["topics"] != topics:
+                        raise ValueError("a log that was not asked for")
+                    return word(entry["transactionHash"])
         return None
 
     def is_valid_signature(self, wallet: str, digest: bytes, signature: bytes) -> bool:
@@ -192,7 +191,9 @@ class Chain:
         except _Reverted:
             return False
         with _sense():
-            return f"0x{hex_bytes(answered)[:4].hex()}" == _IS_VALID_SIGNATURE
+            said = hex_bytes(answered)
+            # One word: there are addresses that answer everything with what they were told.
+            return len(said) == _WORD_BYTES and f"0x{said[:4].hex()}" == _IS_VALID_SIGNATURE
 
     def _transfer(self, entry: Any) -> Transfer | None:
         topics = [word(topic) for topic in _list(entry["topics"])]
@@ -210,7 +211,7 @@ class Chain:
     def _block_number(self) -> int:
         found = self._ask("eth_blockNumber", [])
         with _sense():
-            return quantity(found)
+            return _count(found)
 
     def _call(self, contract: str, data: str, at_block: int | None) -> Any:
         block = "latest" if at_block is None else hex(at_block)
@@ -267,6 +268,13 @@ def _sense() -> Iterator[None]:
         yield
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise ChainAway("The chain's node does not make sense.") from error
+
+
+def _count(value: Any) -> int:
+    found = quantity(value)
+    if found >= 2**63:
+        raise ValueError("no number of a block or a second")
+    return found
 
 
 def _padded(account: str) -> str:

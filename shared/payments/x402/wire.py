@@ -150,8 +150,9 @@ def _object(raw: str) -> dict[str, Any]:
 def _read(payload: PaymentPayload | PaymentPayloadV1, raw: str) -> Payment:
     """Raises ValueError for values that are no amounts, times, addresses, nonces or bytes."""
     signed = payload.payload.get("authorization")
-    if not isinstance(signed, dict):
-        raise ValueError("no authorization")  # noqa: TRY004  one kind for whoever calls
+    # A second way to pay beside it would be the facilitator's to choose, and not what we reserve.
+    if not isinstance(signed, dict) or set(payload.payload) != {"authorization", "signature"}:
+        raise ValueError("not one authorization and its signature")
     return Payment(
         version=payload.x402_version,
         scheme=payload.get_scheme(),
