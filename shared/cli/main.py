@@ -9,7 +9,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from shared import schema
 from shared.cli import dlq, payments, status, tokens
-from shared.cli.output import as_json, tell
+from shared.cli.output import as_json, keep_logs_apart, tell
 from shared.config import OperatorSettings, SettingsError, load_settings
 from shared.database import Database
 from shared.errors import ArrakisError, Unavailable
@@ -27,6 +27,7 @@ def arrakis(context: click.Context) -> None:
 
     The database is the one that DATABASE_URL names (default: data/sietch.db).
     """
+    keep_logs_apart()
     context.obj = load_settings(OperatorSettings)
 
 
