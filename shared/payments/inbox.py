@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import structlog
 from sqlalchemy import bindparam, text
 
 from shared.database import Message, Tx
@@ -13,6 +14,7 @@ from shared.ids import new_id
 from shared.messaging import TaskName
 from shared.models.payments import WebhookEvent
 
+log = structlog.get_logger()
 _ID_MAX_CHARACTERS = 20
 _KEY_MAX_CHARACTERS = 200  # an index on PostgreSQL holds no longer texts than about 2,700 bytes
 _STATUS_WORD = re.compile(r"[A-Za-z_]{1,32}")
@@ -58,6 +60,8 @@ def store_notice(
     is_new = tx.first(_INSERT, **values) is not None
     if is_new:
         tx.messages.append(Message(TaskName.DRAIN_WEBHOOKS))
+        # The event's id is in every later line about it, whichever process writes that.
+        log.info("notice_stored", event_id=values["id"], status=status, source=source)
     return is_new
 
 
