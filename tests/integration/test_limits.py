@@ -100,7 +100,7 @@ def test_without_redis_requests_are_answered_and_counted_by_the_process(
         assert_limited(alone.get(ADMIN_LOOK, headers=alone.admin()), 30)
         health = alone.get("/api/internal/health", headers={})
         assert health.status_code == 200
-        assert health.json()["dependencies"] == {"database": "ok", "redis": "away"}
+        assert health.json()["dependencies"] == {"database": "ok", "redis": "away", "workers": "ok"}
         metrics = alone.get("/metrics", headers={}).text
         assert "arrakis_rate_limit_fallbacks_total 31.0" in metrics.splitlines()
 
