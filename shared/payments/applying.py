@@ -46,7 +46,7 @@ def plan(
 ) -> list[Step]:
     """Decide what each of *events* does; changes are noted on the payments, nothing is written."""
     notices = {
-        event.id: dict((consulted.get(event.id) or _NOT_ASKED).notice or json.loads(event.notice))
+        event.id: (consulted.get(event.id) or _NOT_ASKED).notice or read_notice(event)
         for event in events
     }
     payments = load_payments(tx, events, notices)
@@ -79,6 +79,17 @@ def plan(
             )
             steps.append(decided)
     return steps
+
+
+def read_notice(event: Any) -> Mapping[str, Any]:
+    """Return what *event* told. Raises ValueError if it was spoilt in the database."""
+    try:
+        notice = json.loads(event.notice)
+    except RecursionError as error:
+        raise ValueError("the notice is nested too deeply") from error
+    if not isinstance(notice, dict):
+        raise ValueError("the notice is not an object")  # noqa: TRY004  callers catch one kind
+    return notice
 
 
 def _step(

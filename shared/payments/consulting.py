@@ -4,15 +4,14 @@ A notice is signed but neither dated nor numbered, so a captured one could be se
 (protocols 1.7); what the provider itself shows now cannot.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from shared.errors import Invalid, Unavailable
 from shared.money import CoinAmount
-from shared.payments.applying import Consulted, arrival_of
+from shared.payments.applying import Consulted, arrival_of, read_notice
 from shared.payments.policy import CreditPolicy, needs_rate
 from shared.payments.polling import notice_of
 from shared.payments.providers.nowpayments import NowPayments
@@ -65,10 +64,8 @@ def _needs_asking(event: Any, policy: CreditPolicy, *, is_verifying: bool) -> bo
     if event.provider_payment_id is None or event.status not in MONEY_STATUSES:
         return False
     try:
-        notice = json.loads(event.notice)
-    except (ValueError, RecursionError):
-        notice = None
-    if not isinstance(notice, dict):  # spoilt in the database: the intake puts it aside by itself
+        notice = read_notice(event)
+    except ValueError:  # the intake puts it aside by itself
         return False
     if is_verifying and event.source == "notice":
         return True
@@ -78,7 +75,7 @@ def _needs_asking(event: Any, policy: CreditPolicy, *, is_verifying: bool) -> bo
 def _ask(
     provider: NowPayments, policy: CreditPolicy, event: Any, *, is_verifying: bool
 ) -> Consulted:
-    notice, status = json.loads(event.notice), event.status
+    notice, status = read_notice(event), event.status
     confirmed = None
     if is_verifying and event.source == "notice":
         reading = provider.read_payment(event.provider_payment_id)
@@ -104,7 +101,7 @@ def _usd_rate(provider: NowPayments, arrival: Any) -> CoinAmount | None:
     return dollars / arrival.outcome_amount if dollars else None
 
 
-def _terms(event: Any, notice: dict[str, Any]) -> dict[str, Any]:
+def _terms(event: Any, notice: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a payment's terms: those of our own row, or what the notice tells if we have none."""
     if event.payment_id is not None:
         return {**event._mapping, "pack_micro": None}  # noqa: SLF001  SQLAlchemy's public name

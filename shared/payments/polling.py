@@ -11,12 +11,13 @@ from sqlalchemy import bindparam, select
 
 from shared.clock import add_seconds
 from shared.database import Database, update_rows
+from shared.errors import Unavailable
 from shared.models.payments import CryptoPayment
 from shared.models.types import UtcTime
 from shared.money import CoinAmount
 from shared.payments.inbox import store_notice
 from shared.payments.providers.nowpayments import NowPayments
-from shared.payments.providers.nowpayments_shapes import PaymentReading
+from shared.payments.providers.nowpayments_shapes import PaymentReading, is_identifier
 
 log = structlog.get_logger()
 BATCH = 10
@@ -46,7 +47,7 @@ def poll(database: Database, provider: NowPayments) -> int:
     """Read the payments whose time has come, a bounded number; return how many were taken.
 
     To take one is to set its next time, so that two pollers read different ones. Raises
-    Unavailable if the provider is away: the rest is read when its next time comes.
+    Unavailable if any could not be read, after all were tried: it is read at its next time.
     """
     with database.transaction() as tx:
         due = tx.all(_DUE, now=tx.now)
@@ -61,16 +62,24 @@ def poll(database: Database, provider: NowPayments) -> int:
                 for row in due
             ],
         )
+    failure = None
     for row in due:
-        look(database, provider, row.provider_payment_id)
+        try:
+            look(database, provider, row.provider_payment_id)
+        except Unavailable as error:  # one answer without sense must not keep the others waiting
+            failure = failure or error
+    if failure is not None:
+        raise failure
     return len(due)
 
 
 def look(database: Database, provider: NowPayments, provider_payment_id: str) -> bool | None:
     """Read one payment and store what is told; True if that is news, None if there is none.
 
-    Raises Unavailable if the provider is away.
+    There is none of what cannot be a number of theirs. Raises Unavailable if the provider is away.
     """
+    if not is_identifier(provider_payment_id):
+        return None
     reading = provider.read_payment(provider_payment_id)
     if reading is None:
         log.warning("payment_unknown_to_provider", provider_payment_id=provider_payment_id)

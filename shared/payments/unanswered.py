@@ -12,6 +12,7 @@ from sqlalchemy import bindparam, select, update
 
 from shared.clock import add_seconds
 from shared.database import Database, update_rows
+from shared.errors import Unavailable
 from shared.models.payments import CryptoPayment
 from shared.models.types import UtcTime
 from shared.operations import dlq
@@ -31,8 +32,8 @@ _ASK_A_PERSON_AFTER = timedelta(hours=24)
 def search(database: Database, provider: NowPayments) -> int:
     """Look up payments that are due, a bounded number; return how many were taken.
 
-    Raises Unavailable if the provider is away, or if its listing is not configured: then what is
-    older than a day is left to a person.
+    Raises Unavailable, after all were tried, if the provider is away or if its listing is not
+    configured: then what is older than a day is left to a person.
     """
     with database.transaction() as tx:
         due = tx.all(_DUE, now=tx.now)
@@ -43,13 +44,23 @@ def search(database: Database, provider: NowPayments) -> int:
         for row in due:
             if tx.now - row.created_at > _ASK_A_PERSON_AFTER:
                 _ask_a_person(tx, row, "The provider's answer to its creation is still unknown.")
+    failure = None
     for row in due:
-        if row.order_id is None:
-            _never_made(database, row, "Nobody asked for it again.")
-        else:
-            found = provider.find_by_order_id(row.order_id, created_around=row.updated_at)
-            _note(database, row, found)
+        try:
+            _look_up(database, provider, row)
+        except Unavailable as error:  # others may need no listing
+            failure = failure or error
+    if failure is not None:
+        raise failure
     return len(due)
+
+
+def _look_up(database: Database, provider: NowPayments, row: Any) -> None:
+    if row.order_id is None:
+        _never_made(database, row, "Nobody asked for it again.")
+    else:
+        found = provider.find_by_order_id(row.order_id, created_around=row.updated_at)
+        _note(database, row, found)
 
 
 def _note(database: Database, row: Any, found: tuple[PaymentReading, ...]) -> None:
@@ -102,8 +113,10 @@ def _never_made(database: Database, row: Any, reason: str) -> None:
             "next_poll_at": None,
             "updated_at": tx.now,
         }
-        tx.run(_UNANSWERED.values(**values), payment=row.id)
-        dlq.complete(tx, "deposit", subject_id=row.id)
+        # Whoever has its key may have sent it since it was looked at: then it is not the same row.
+        unchanged = _UNANSWERED.where(CryptoPayment.updated_at == row.updated_at)
+        if tx.run(unchanged.values(**values), payment=row.id):
+            dlq.complete(tx, "deposit", subject_id=row.id)
 
 
 def _ask_a_person(tx: Any, row: Any, reason: str) -> None:
