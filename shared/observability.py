@@ -111,6 +111,8 @@ def configure_logging(service: str, level: str = "INFO") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    # At DEBUG it tells the whole address of every call, and the address of a node has a key in it.
+    logging.getLogger("urllib3").setLevel(logging.INFO)
     structlog.contextvars.bind_contextvars(service=service)
 
 
