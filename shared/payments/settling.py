@@ -190,6 +190,7 @@ def refuse(tx: Tx, row: Any, reason: str) -> None:
         "updated_at": tx.now,
     }
     update_rows(tx, _PAYMENTS, [failed])
+    dlq.complete(tx, "deposit", subject_id=row.payment_id)
 
 
 def leave_to_workers(cashier: Cashier, held: jobs.Claim, transaction: str | None) -> Receipt:
@@ -226,7 +227,7 @@ def credit(cashier: Cashier, held: jobs.Claim, transaction: str) -> Receipt:
         payment = tx.first(_PAYMENT, id=row.payment_id)
         assert payment is not None
         name, other = payment.provider_payment_id, None
-        if name is None:  # a claim was named when it was recorded
+        if row.phase != "confirming":  # a claim was named when it was recorded
             name, other = crediting.name_of_transfer(tx, transaction=transaction, payer=row.payer)
         if other is None:
             _mint(tx, row, payment, terms, transaction=transaction, name=name)
@@ -285,12 +286,14 @@ def _mint(tx: Tx, row: Any, found: Any, terms: LedgerTerms, *, transaction: str,
         basis = "pack" if payment["pack_id"] else "transfer"
         payment.credits.append(Credit(command.lot_id, command.amount_micro, basis, is_new=True))
         payment.changes |= {"lot_id": command.lot_id, "amount_usd_micro": command.amount_micro}
+        payment.changes |= {"review_reason": None}
+        dlq.complete(tx, "deposit", subject_id=payment["id"])
     else:
         reason = outcome.error.message
         payment.changes |= {"status": "manual_review", "review_reason": reason}
         facts = {"paymentId": payment["id"], "transaction": transaction}
         dlq.enter(
-            tx, "deposit", subject_id=transaction, payload=facts, error=reason, needs_person=True
+            tx, "deposit", subject_id=payment["id"], payload=facts, error=reason, needs_person=True
         )
     save_payments(tx, [payment])
     ended = jobs.finished(tx.now, phase="settled", transaction_hash=transaction)

@@ -10,7 +10,7 @@ from tests.front_door import send, snapshot
 from tests.harness import Api, Databases, running_api, unique
 from tests.integration.test_startup import settings_for, start
 from tests.shop import FIVE, Shop, networks
-from tests.x402_harness import PAYER, SHOP
+from tests.x402_harness import PAYER
 
 HASH = f"0x{'a1' * 32}"
 CLAIM = {**FIVE, "txHash": HASH, "chainId": 8453, "from": PAYER, "amount": "5000000"}
