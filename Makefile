@@ -37,7 +37,7 @@ check: $(READY) ## Format, lint, types, import contracts, migrations on both dat
 bench: $(READY) ## Measure pairs of reserve and finalize on both databases, as ratios in one run
 	@$(BIN)/python -m bench
 
-chaos: $(READY) ## Kill processes while 200 payments are paid, then 400,000 random ledger commands
+chaos: $(READY) ## Break everything for CHAOS_MINUTES (5) under load, then 400,000 random ledger commands
 	@$(BIN)/python -m deploy.local.chaos
 	@seed=$${ORACLE_SEED:-$$(date +%s)}; echo "Random ledger commands against the oracle; again with ORACLE_SEED=$$seed"; \
 	ORACLE_SEED=$$seed ORACLE_COMMANDS=$${ORACLE_COMMANDS:-400000} $(BIN)/python -m pytest -q tests/unit/test_rules_against_the_oracle.py
