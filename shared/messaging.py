@@ -31,6 +31,7 @@ class TaskName(StrEnum):
     ROLL_UP_REVENUE = "ledger.roll_up_revenue"
     RETRY_DEAD_LETTERS = "maintenance.retry_dead_letters"
     SWEEP_KEYS = "maintenance.sweep_idempotency_keys"
+    SWEEP_QUOTES = "maintenance.sweep_quotes"
     ACTIVATE_RULES = "maintenance.activate_revenue_rules"
 
     @property

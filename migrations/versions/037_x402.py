@@ -29,6 +29,7 @@ def upgrade() -> None:
         sqlite_strict=True,
     )
     op.create_index("ix_payment_quotes_account_id", "payment_quotes", ["account_id", "created_at"])
+    op.create_index("ix_payment_quotes_expires_at", "payment_quotes", ["expires_at"])
     op.create_table(
         "x402_settlements",
         sa.Column("id", sa.Text(), nullable=False),
@@ -84,6 +85,7 @@ def upgrade() -> None:
             postgresql_where=sa.text(where),
             sqlite_where=sa.text(where),
         )
+    op.create_index("ix_x402_settlements_quote_id", "x402_settlements", ["quote_id"])
     op.create_index("uq_x402_settlements_payment", "x402_settlements", ["payment_id"], unique=True)
 
 

@@ -15,6 +15,7 @@ EVERY_SECONDS = {
     TaskName.ROLL_UP_REVENUE: 10,
     TaskName.RETRY_DEAD_LETTERS: 15,
     TaskName.SWEEP_KEYS: 3600,
+    TaskName.SWEEP_QUOTES: 3600,
     TaskName.ACTIVATE_RULES: 60,
 }
 

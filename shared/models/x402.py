@@ -24,6 +24,7 @@ class Quote(Base):
         CheckConstraint("amount_micro > 0", name="amount_micro"),
         CheckConstraint("credit_micro > 0", name="credit_micro"),
         Index("ix_payment_quotes_account_id", "account_id", "created_at"),
+        Index("ix_payment_quotes_expires_at", "expires_at"),
         STRICT,
     )
 
@@ -66,6 +67,7 @@ class Settlement(Job, Base):
             postgresql_where=_OPEN,
             sqlite_where=_OPEN,
         ),
+        Index("ix_x402_settlements_quote_id", "quote_id"),
         Index("uq_x402_settlements_payment", "payment_id", unique=True),
         Index("ix_x402_settlements_due", "due_at", "id", postgresql_where=_NEW, sqlite_where=_NEW),
         STRICT,

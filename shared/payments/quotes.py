@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, bindparam, select, text
+from sqlalchemy import Row, bindparam, delete, select, text
 
 from shared.clock import add_seconds
-from shared.database import Database, Tx, insert_rows
+from shared.database import Database, Tx, insert_rows, member_of
 from shared.errors import Conflict, Invalid, Refused, Unavailable
 from shared.ids import new_id
 from shared.ledger.queries import require_account
@@ -29,6 +29,7 @@ from shared.payments.x402.terms import Terms, terms_on
 from shared.payments.x402.wire import Payment
 
 _CANDIDATES = 20
+_KEPT_SECONDS = 86_400
 _DESKS = 6
 """How many payments wait for facilitators and chains at once: of 16 threads of the API."""
 
@@ -141,6 +142,13 @@ def make_quote(
     return offer
 
 
+def sweep(database: Database) -> int:
+    """Delete some quotes that ran out long ago and that nobody tried to pay; return how many."""
+    with database.transaction() as tx:
+        old = tx.all(_OLD, at=add_seconds(tx.now, -_KEPT_SECONDS))
+        return tx.run(_DELETE, ids=[row.id for row in old]) if old else 0
+
+
 def check_ceiling(amount_micro: int, ceiling_micro: int) -> None:
     """Raise Invalid (``amount_above_ceiling``): what is paid is credited whatever the ceiling."""
     if amount_micro > ceiling_micro:
@@ -203,6 +211,16 @@ _USED = (
         Settlement.nonce == text(":nonce"),
     )
 )
+_OLD = (
+    select(Quote.id)
+    .where(
+        Quote.expires_at < bindparam("at", type_=UtcTime()),
+        ~select(Settlement.id).where(Settlement.quote_id == Quote.id).exists(),
+    )
+    .order_by(Quote.expires_at)
+    .limit(500)
+)
+_DELETE = delete(Quote).where(member_of(Quote.id, "ids"))
 _BY_ID = select(*Quote.__table__.c).where(Quote.id == text(":id"))
 _TAKEN = select(Settlement.id).where(Settlement.quote_id == Quote.id, Settlement.is_open).exists()
 _OPEN = (

@@ -5,8 +5,12 @@ from functools import partial
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from deploy.simulator.wallet import read_header
+from shared.clock import add_seconds
+from shared.models.x402 import Quote
+from shared.payments import quotes
 from tests.front_door import rows
 from tests.harness import unique, wait_until
 from tests.shop import FIVE, M, Shop, at_once
@@ -125,3 +129,21 @@ def test_an_authorization_that_lies_at_a_persons_is_not_settled_again(shop: Shop
         refused = shop.post(FIVE, **again)
         assert (refused.status_code, refused.json()["code"]) == (409, "payment_replayed")
     assert shop.balance() == 0
+
+
+def test_quotes_that_nobody_tried_to_pay_are_forgotten_a_day_later(shop: Shop) -> None:
+    """Anybody may ask for quotes, ten in a minute: they must not fill the database."""
+    paid = shop.ask()
+    assert shop.post(FIVE, **shop.sign(paid)).status_code == 201
+    with shop.api.database.transaction() as tx:
+        old = add_seconds(tx.now, -86_500)
+        tx.run(update(Quote).where(Quote.account_id == shop.account).values(expires_at=old))
+    left, fresh = shop.ask(), shop.ask()
+    with shop.api.database.transaction() as tx:
+        tx.run(update(Quote).where(Quote.id == left.json()["quoteId"]).values(expires_at=old))
+    assert quotes.sweep(shop.cashier.database) >= 1
+    assert quotes.sweep(shop.cashier.database) == 0
+    kept = rows(shop.api, "SELECT id FROM payment_quotes WHERE account_id = :id", id=shop.account)
+    assert sorted(kept) == sorted((one.json()["quoteId"],) for one in (paid, fresh))
+    gone = shop.post(FIVE, **shop.sign(left))
+    assert (gone.status_code, gone.json()["code"]) == (402, "quote_unknown")

@@ -364,11 +364,11 @@ def test_a_contract_wallet_is_asked_whether_it_signed(
     assert chain.is_valid_signature(PAYER, DIGEST, signature)
     data = bytes.fromhex(node.params_of("eth_call")[0]["data"][2:])
     assert data[:4] == keccak(text="isValidSignature(bytes32,bytes)")[:4]
-    assert data[4:36] == DIGEST
-    assert int.from_bytes(data[36:68]) == 64
+    assert (data[4:36], int.from_bytes(data[36:68])) == (DIGEST, 64)
     assert int.from_bytes(data[68:100]) == length
     assert data[100 : 100 + length] == signature
     assert len(data) == 100 + (length + 31) // 32 * 32
+    assert int(node.params_of("eth_call")[0]["gas"], 16) == 3_000_000
 
 
 @pytest.mark.parametrize("answer", ["0x", "0x1626ba7e", f"{MAGIC}00", amount(0), amount(1)])

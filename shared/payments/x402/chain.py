@@ -27,6 +27,8 @@ _AUTHORIZATION_USED = "0x98de503528ee59b575ef0c0a2576a82497bfc029a5685b209e9ec33
 _AUTHORIZATION_STATE = "0xe94a0102"
 _IS_VALID_SIGNATURE = "0x1626ba7e"
 _TRANSFER_TOPICS = 3
+# Who claims names the wallet: one that burns gas must not keep the node busy until it times out.
+_WALLET_GAS = 3_000_000
 _WORD_BYTES = 32
 _REVERTED = 3
 _OK = 200
@@ -187,7 +189,7 @@ class Chain:
             + (signature + padding).hex()
         )
         try:
-            answered = self._call(wallet, data, None)
+            answered = self._call(wallet, data, None, gas=_WALLET_GAS)
         except _Reverted:
             return False
         with _sense():
@@ -213,9 +215,12 @@ class Chain:
         with _sense():
             return _count(found)
 
-    def _call(self, contract: str, data: str, at_block: int | None) -> Any:
+    def _call(
+        self, contract: str, data: str, at_block: int | None, *, gas: int | None = None
+    ) -> Any:
         block = "latest" if at_block is None else hex(at_block)
-        return self._ask("eth_call", [{"to": contract, "data": data}, block])
+        limit = {} if gas is None else {"gas": hex(gas)}
+        return self._ask("eth_call", [{"to": contract, "data": data, **limit}, block])
 
     def _ask(self, method: str, params: list[Any]) -> Any:
         if not self._is_right_chain:
