@@ -161,6 +161,13 @@ class Database:
         """Close every pooled connection."""
         self.engine.dispose()
 
+    def leave_to_parent(self) -> None:
+        """Begin with connections of one's own in a forked child.
+
+        The parent's are left as they are: to close one here would end it there, too.
+        """
+        self.engine.dispose(close=False)
+
 
 class DatabaseBusy(Unavailable):
     """What the transaction needs is locked by another one for too long. Others may go through."""
