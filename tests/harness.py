@@ -227,6 +227,10 @@ class Api:
             options["json"] = body
         return requests.post(self.url + path, timeout=30, **options)
 
+    def patch(self, path: str, body: Any, **options: Any) -> requests.Response:
+        """PATCH *path* with *body* as JSON; the headers say who calls."""
+        return requests.patch(self.url + path, json=body, timeout=30, **options)
+
     def internal(self, operation: str, body: Any, key: str | None = None) -> requests.Response:
         """POST to the S2S API, with an Idempotency-Key if *key* is given."""
         headers = self.s2s() | ({"Idempotency-Key": key} if key else {})

@@ -14,6 +14,7 @@ from services.api.limits import RateLimiter
 from services.api.routes import (
     admin,
     admin_payments,
+    admin_settings,
     dlq,
     internal,
     member,
@@ -60,6 +61,7 @@ def create_app(settings: ApiSettings, database: Database, balances: BalanceCache
     for blueprint in (member.routes, topup.routes, public.routes):
         app.register_blueprint(blueprint, url_prefix="/api/billing")
     app.register_blueprint(admin.routes, url_prefix="/admin/billing")
+    app.register_blueprint(admin_settings.routes, url_prefix="/admin/billing")
     app.register_blueprint(admin_payments.routes, url_prefix="/admin/billing/payments")
     app.register_blueprint(dlq.routes, url_prefix="/admin/billing/dlq")
     app.register_blueprint(revenue_rules.routes, url_prefix="/admin/billing/revenue-rules")

@@ -8,11 +8,11 @@ import click
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from shared import schema
-from shared.cli import dlq, payments, status, tokens
+from shared.cli import audit, config, dlq, payments, status, tokens
 from shared.cli.output import as_json, keep_logs_apart, tell
 from shared.config import OperatorSettings, SettingsError, load_settings
 from shared.database import Database
-from shared.errors import ArrakisError, Unavailable
+from shared.errors import ArrakisError, Invalid, Unavailable
 from shared.ledger import explain, integrity
 from shared.money import format_usd
 
@@ -126,6 +126,9 @@ def explain_subject(settings: OperatorSettings, subject_id: str) -> None:
 arrakis.add_command(tokens.token)
 arrakis.add_command(payments.payments)
 arrakis.add_command(dlq.dlq)
+arrakis.add_command(config.config)
+arrakis.add_command(config.mode)
+arrakis.add_command(audit.audit)
 arrakis.add_command(status.status)
 
 
@@ -142,6 +145,9 @@ def main() -> None:
     except Unavailable as error:
         click.echo(f"{error.message} ({error.code})", err=True)
         sys.exit(_AWAY)
+    except Invalid as error:
+        click.echo(f"{error.message} ({error.code})", err=True)
+        sys.exit(_WRONG_USE)
     except ArrakisError as error:
         click.echo(f"{error.message} ({error.code})", err=True)
         sys.exit(_BAD_NEWS)

@@ -97,11 +97,16 @@ def _whole(values: dict[str, str], key: str, seed: int, lowest: int, highest: in
 def load_terms(tx: Tx) -> Terms:
     """Read the terms. Raises TermsError, also if an account that they name does not exist."""
     terms = read_terms({row.key: row.value for row in tx.all(_CONFIG)})
+    require_receivers(tx, terms)
+    return terms
+
+
+def require_receivers(tx: Tx, terms: Terms) -> None:
+    """Raise TermsError if an account that *terms* names for revenue does not exist."""
     named = {terms.commons_account_id, terms.community_account_id, terms.foundation_account_id}
     unknown = named - {row.id for row in tx.all(_ACCOUNTS.where(Account.id.in_(named)))}
     if unknown:
         raise TermsError(f"no such account for revenue: {', '.join(sorted(unknown))}")
-    return terms
 
 
 _CONFIG = select(ConfigRow.key, ConfigRow.value)

@@ -3,9 +3,10 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Row, select
 
 from shared.clock import to_wire
 from shared.database import Tx, insert_rows
@@ -73,16 +74,59 @@ def trail(
     rows = tx.all(statement.limit(limit + 1))
     page = rows[:limit]
     return {
+        "audit": [_describe(row) for row in page],
+        "nextCursor": page[-1].id if len(rows) > limit else None,
+    }
+
+
+@dataclass(frozen=True)
+class AuditFilter:
+    """Which rows are wanted: *since* included, *until* not; ``before`` is a page's cursor."""
+
+    actor_id: str | None = None
+    action: str | None = None
+    target_type: str | None = None
+    target_id: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    limit: int = 50
+    before: str | None = None
+
+
+def list_rows(tx: Tx, wanted: AuditFilter) -> dict[str, Any]:
+    """Return what was done and refused, newest first, and the cursor of the page before."""
+    statement = select(*AuditRow.__table__.c).order_by(AuditRow.id.desc())
+    for column, value in (
+        (AuditRow.actor_id, wanted.actor_id),
+        (AuditRow.action, wanted.action),
+        (AuditRow.target_type, wanted.target_type),
+        (AuditRow.target_id, wanted.target_id),
+    ):
+        if value is not None:
+            statement = statement.where(column == value)
+    if wanted.since is not None:
+        statement = statement.where(AuditRow.created_at >= wanted.since)
+    if wanted.until is not None:
+        statement = statement.where(AuditRow.created_at < wanted.until)
+    if wanted.before is not None:
+        statement = statement.where(AuditRow.id < wanted.before)
+    rows = tx.all(statement.limit(wanted.limit + 1))
+    page = rows[: wanted.limit]
+    return {
         "audit": [
-            {
-                "id": row.id,
-                "actorType": row.actor_type,
-                "actorId": row.actor_id,
-                "action": row.action,
-                "details": json.loads(row.details or "{}"),
-                "createdAt": to_wire(row.created_at),
-            }
+            _describe(row) | {"targetType": row.target_type, "targetId": row.target_id}
             for row in page
         ],
-        "nextCursor": page[-1].id if len(rows) > limit else None,
+        "nextCursor": page[-1].id if len(rows) > wanted.limit else None,
+    }
+
+
+def _describe(row: Row[Any]) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "actorType": row.actor_type,
+        "actorId": row.actor_id,
+        "action": row.action,
+        "details": json.loads(row.details or "{}"),
+        "createdAt": to_wire(row.created_at),
     }

@@ -18,6 +18,7 @@ from shared.operations.audit import Actor, record
 from shared.payments import crediting
 
 FOUR_EYES_DEFAULT_MICRO = 1_000_000_000
+_DIGITS_MAX = 18
 
 
 @dataclass(frozen=True)
@@ -109,13 +110,11 @@ def _refuse_alone(tx: Tx, command: Mint, terms: Terms) -> Outcome | None:
 
     What was minted before is only repeated, and an amount above the ceiling is nobody's.
     """
-    threshold = tx.scalar(_THRESHOLD) or str(FOUR_EYES_DEFAULT_MICRO)
-    if not threshold.isascii() or not threshold.isdigit():
-        raise Unavailable(
-            f"four_eyes_threshold_micro is {threshold!r}, not a whole number.",
-            code="config_invalid",
-        )
-    if not int(threshold) < command.amount_micro <= terms.ceiling_micro:
+    try:
+        threshold = read_threshold(tx.scalar(_THRESHOLD) or str(FOUR_EYES_DEFAULT_MICRO))
+    except ValueError as error:
+        raise Unavailable(f"{error}.", code="config_invalid") from error
+    if not threshold < command.amount_micro <= terms.ceiling_micro:
         return None
     if tx.first(_MINTED, account_id=command.account_id, key=command.key) is not None:
         return None
@@ -123,9 +122,16 @@ def _refuse_alone(tx: Tx, command: Mint, terms: Terms) -> Outcome | None:
         error=Forbidden(
             "A mint of this size needs the approval of a second admin.",
             code="four_eyes_required",
-            details={"thresholdMicro": threshold},
+            details={"thresholdMicro": str(threshold)},
         )
     )
+
+
+def read_threshold(written: str) -> int:
+    """Read ``four_eyes_threshold_micro``. Raises ValueError unless it is a whole number."""
+    if not written.isascii() or not written.isdigit() or len(written) > _DIGITS_MAX:
+        raise ValueError(f"four_eyes_threshold_micro is {written[:40]!r}, not a whole number")
+    return int(written)
 
 
 _THRESHOLD = select(ConfigRow.value).where(ConfigRow.key == "four_eyes_threshold_micro")

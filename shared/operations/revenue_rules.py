@@ -273,12 +273,20 @@ def _cooldown_hours(tx: Tx) -> int:
     hours = tx.scalar(_COOLDOWN)
     if hours is None:
         return COOLDOWN_HOURS_DEFAULT
-    if _HOURS.fullmatch(hours) is None:
-        raise Unavailable(
-            f"revenue_rule_cooldown_hours is {hours!r}, not a whole number of at most 4 digits.",
-            code="config_invalid",
+    try:
+        return read_cooldown_hours(hours)
+    except ValueError as error:
+        raise Unavailable(f"{error}.", code="config_invalid") from error
+
+
+def read_cooldown_hours(written: str) -> int:
+    """Read ``revenue_rule_cooldown_hours``. Raises ValueError unless it is from 0 to 9,999."""
+    if _HOURS.fullmatch(written) is None:
+        raise ValueError(
+            f"revenue_rule_cooldown_hours is {written[:40]!r}, "
+            "not a whole number of at most 4 digits"
         )
-    return int(hours)
+    return int(written)
 
 
 def _audit(tx: Tx, actor: Actor, action: str, rule_id: str, details: Mapping[str, Any]) -> None:

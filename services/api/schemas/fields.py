@@ -58,7 +58,8 @@ def _small_object(value: Any) -> str | None:
     return text
 
 
-def _storable(value: str) -> str:
+def storable(value: str) -> str:
+    """Return *value*. Raises ValueError if no database can store it."""
     # PostgreSQL text holds no NUL, and UTF-8 no lone surrogate.
     if "\x00" in value or any("\ud800" <= c <= "\udfff" for c in value):
         raise ValueError("contains characters that cannot be stored")
@@ -78,18 +79,18 @@ OptionalMicro = Annotated[
     BeforeValidator(lambda value: None if value is None else _positive(_amount(value))),
 ]
 Dollars = Annotated[int, BeforeValidator(_dollars), AfterValidator(_positive)]
-Identifier = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_storable)]
-EntityId = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_storable)]
-Text = Annotated[str, Field(max_length=500), AfterValidator(_storable)]
+Identifier = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(storable)]
+EntityId = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(storable)]
+Text = Annotated[str, Field(max_length=500), AfterValidator(storable)]
 Name = Annotated[
-    str, Field(min_length=1, max_length=200), AfterValidator(_storable), AfterValidator(_not_blank)
+    str, Field(min_length=1, max_length=200), AfterValidator(storable), AfterValidator(_not_blank)
 ]
-Notes = Annotated[str, Field(max_length=1000), AfterValidator(_storable)]
+Notes = Annotated[str, Field(max_length=1000), AfterValidator(storable)]
 Reason = Annotated[
-    str, Field(min_length=1, max_length=1000), AfterValidator(_storable), AfterValidator(_not_blank)
+    str, Field(min_length=1, max_length=1000), AfterValidator(storable), AfterValidator(_not_blank)
 ]
 Bps = Annotated[int, Field(ge=0, le=BPS_WHOLE)]
 Pool = Annotated[str, Field(pattern=_POOL)]
-Key = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_storable)]
+Key = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(storable)]
 Metadata = Annotated[str | None, BeforeValidator(_small_object)]
 Ticker = Annotated[str, Field(pattern=r"^[A-Za-z0-9]{2,20}$")]

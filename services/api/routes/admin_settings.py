@@ -1,0 +1,74 @@
+"""The admin API of the settings, the billing mode and the audit log (contract 5)."""
+
+from flask import Response
+
+from services.api.context import (
+    actor,
+    answer,
+    answer_outcome,
+    parse_body,
+    parse_query,
+    services,
+)
+from services.api.routes.admin_access import admin_blueprint
+from services.api.schemas.settings import AuditQuery, ConfigRequest, ModeRequest
+from shared.operations import audit, modes, settings
+
+routes = admin_blueprint("settings")
+
+
+@routes.get("/config")
+def list_settings() -> Response:
+    """List every setting with its meaning, unit and allowed values."""
+    with services().database.reading() as tx:
+        return answer(settings.list_settings(tx))
+
+
+@routes.patch("/config")
+def change_settings() -> Response:
+    """Change settings together; running processes obey within five seconds."""
+    body = parse_body(ConfigRequest)
+    with services().database.transaction() as tx:
+        outcome = settings.change_settings(tx, actor(), body.values, body.reason)
+    return answer_outcome(outcome)
+
+
+@routes.get("/mode")
+def show_mode() -> Response:
+    """Show the billing mode and its last changes."""
+    with services().database.reading() as tx:
+        return answer(modes.show_mode(tx))
+
+
+@routes.get("/mode/readiness")
+def show_readiness() -> Response:
+    """Show the runbook's checklist, each point with what the data says."""
+    with services().database.reading() as tx:
+        return answer(modes.show_readiness(tx))
+
+
+@routes.post("/mode")
+def set_mode() -> Response:
+    """Set the mode; going up without evidence is a 409 unless it is forced."""
+    body = parse_body(ModeRequest)
+    with services().database.transaction() as tx:
+        outcome = modes.set_mode(tx, actor(), body.mode, reason=body.reason, is_forced=body.force)
+    return answer_outcome(outcome)
+
+
+@routes.get("/audit")
+def list_audit() -> Response:
+    """List what was done and what was refused, newest first."""
+    query = parse_query(AuditQuery)
+    wanted = audit.AuditFilter(
+        actor_id=query.actor,
+        action=query.action,
+        target_type=query.target_type,
+        target_id=query.target_id,
+        since=query.since,
+        until=query.until,
+        limit=query.limit,
+        before=query.cursor,
+    )
+    with services().database.reading() as tx:
+        return answer(audit.list_rows(tx, wanted))
