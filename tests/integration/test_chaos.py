@@ -3,7 +3,8 @@
 import random
 from pathlib import Path
 
-from deploy.local.chaos.judge import Line
+from deploy.local.chaos.journal import Book, Deposit, Hold, TopUp
+from deploy.local.chaos.judge import Line, compare, waiting
 from deploy.local.chaos.run import SHORT_SECONDS, Plan, run
 from deploy.local.chaos.victims import (
     FORKING,
@@ -13,6 +14,7 @@ from deploy.local.chaos.victims import (
     every_kind,
     schedule,
 )
+from tests.ledger import Ledger
 
 FAULTS = {"provider", "facilitator"}
 
@@ -52,3 +54,54 @@ def test_what_is_missing_is_lost_and_what_nobody_was_told_of_is_doubled() -> Non
     line.compare("e", 5, 10)
     line.compare("f", 5, 5)
     assert (len(line.lost), len(line.doubled)) == (2, 2)
+
+
+def test_the_judge_misses_what_was_promised_and_is_not_in_the_ledger(ledger: Ledger) -> None:
+    book = Book(
+        holds={
+            "left": Hold("a", 5),
+            "settled": Hold("a", 5, "finalized", 3),
+            "released": Hold("a", 5, "released"),
+        },
+        grants={"lot": 5},
+        deposits={"1": Deposit("a", "happy", 5), "2": Deposit("a", "happy", 5, "admin")},
+        top_ups={"b": TopUp(5, "0xAB", "202"), "c": TopUp(5, "0xCD", "503")},
+        notices={("1", "finished")},
+    )
+    with ledger.database.reading() as tx:
+        lines = {one.kind: one for one in compare(tx, book, [{"nonce": "0xab", "status": "mined"}])}
+    assert {kind: len(one.lost) for kind, one in lines.items()} == {
+        "reserves": 3,
+        "finalizes": 1,
+        "releases": 1,
+        "mints": 1,
+        "notices": 1,
+        "payments": 2,
+        "refunds": 0,  # of what was never credited there is nothing to take back
+        "x402 top-ups": 1,  # of the other one nothing moved on the chain
+    }
+    assert not any(one.doubled for one in lines.values())
+
+
+def test_the_judge_sees_what_nobody_was_told_of_and_what_differs(ledger: Ledger) -> None:
+    account = ledger.account()
+    lot = ledger.mint(account, 100)
+    ledger.mint(account, 50, "deposit")
+    told = ledger.reserve(account, 10, idempotency_key="told")
+    untold = ledger.reserve(account, 20, idempotency_key="untold")
+    ledger.finalize(told, 4)
+    book = Book(holds={told: Hold(account, 9, "finalized", 3)}, grants={lot: 99})
+    with ledger.database.reading() as tx:
+        lines = {one.kind: one for one in compare(tx, book, [])}
+        assert waiting(tx) == {"holds still pending": 1, "charges not rolled up": 1}
+    words = "9 was acknowledged, 10 is in the ledger"
+    assert lines["reserves"].doubled == [
+        f"{untold}: nobody was told of it",
+        f"{told} held: {words}",
+    ]
+    assert lines["finalizes"].doubled == [f"{told} charged: 3 was acknowledged, 4 is in the ledger"]
+    assert len(lines["mints"].doubled) == 1
+    assert lines["payments"].doubled == [
+        "lots without a payment: 0 was acknowledged, 1 is in the ledger"
+    ]
+    assert not any(one.lost for one in lines.values())

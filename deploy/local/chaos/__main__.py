@@ -37,7 +37,10 @@ def report(verdict: Verdict) -> None:
     for line in verdict.lines:
         figures = f"{line.acknowledged:14}{line.found:15}{len(line.lost):7}{len(line.doubled):9}"
         print(f"  {line.kind:12}{figures}")
-    print(f"\n  longest time without an answer: {journal.longest_outage_seconds:.1f} s")
+    ours = max((one for kind, one in journal.outages.items() if kind != "payment"), default=0.0)
+    theirs = journal.outages.get("payment", 0.0)
+    print(f"\n  longest time without an answer: {ours:.1f} s; for a new payment, which needs the")
+    print(f"  provider and so waits for it to come back: {theirs:.1f} s")
     print(f"  healed after {verdict.heal_seconds:.1f} s (120 s are allowed)")
     print(f"  arrakis ledger verify: {verdict.invariants}")
     for one in verdict.wrong[:_MOST_SHOWN]:

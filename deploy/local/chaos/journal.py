@@ -70,7 +70,8 @@ class Journal:
         """Requests that were given up: the system was away for longer than it may be."""
         self.answers = Counter[str]()
         self.repeats = 0
-        self.longest_outage_seconds = 0.0
+        self.outages: dict[str, float] = {}
+        """The longest time without an answer, by kind of request."""
         self._requests: list[dict[str, Any]] = []
         self._lock = threading.Lock()
         self._began = time.monotonic()
@@ -85,7 +86,8 @@ class Journal:
             self._requests.append(record)
             self.answers[record["kind"]] += 1
             self.repeats += attempts - 1
-            self.longest_outage_seconds = max(self.longest_outage_seconds, outage_seconds)
+            longest = max(self.outages.get(record["kind"], 0.0), outage_seconds)
+            self.outages[record["kind"]] = longest
 
     def breach(self, text: str) -> None:
         """Note an answer that should never have been given."""

@@ -167,11 +167,14 @@ def _storm(system: System, plan: Plan, say: Callable[[str], None]) -> Verdict:
     loads = _start_loads(system, plan, stopping)
     hand = Hand(system.stack, system.client("hand").simulate, random.Random(f"hand {plan.seed}"))
     began = time.monotonic()
-    for strike in plan.schedule():
-        time.sleep(max(0.0, began + strike.at - time.monotonic()))
-        was_there = hand.strike(strike)
-        say(f"{strike.at:7.1f} s  {strike}{'' if was_there else ' (down already)'}")
-    time.sleep(max(0.0, began + plan.seconds - time.monotonic()))
+    try:
+        for strike in plan.schedule():
+            time.sleep(max(0.0, began + strike.at - time.monotonic()))
+            was_there = hand.strike(strike)
+            say(f"{strike.at:7.1f} s  {strike}{'' if was_there else ' (down already)'}")
+        time.sleep(max(0.0, began + plan.seconds - time.monotonic()))
+    finally:
+        hand.thaw()  # one that is frozen cannot be told to stop
     hand.let_go()
     system.stack.wait_ready(HEAL_SECONDS)
     recovered = time.monotonic()

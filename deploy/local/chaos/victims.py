@@ -129,10 +129,14 @@ class Hand:
             self.broken[strike.act if of_fault else f"{strike.act} {strike.target}".strip()] += 1
         return was_there
 
-    def let_go(self) -> None:
-        """Start and thaw whatever still waits for it, and end the faults."""
+    def thaw(self) -> None:
+        """Let what is frozen go on."""
         for name in [*self._frozen]:
             self._thaw(name)
+
+    def let_go(self) -> None:
+        """Start whatever still waits for it, thaw the rest, and end the faults."""
+        self.thaw()
         for name in [*self._stopped]:
             self._start(name)
         for path in ("/faults", "/facilitator/faults"):
