@@ -222,6 +222,7 @@ def credit(cashier: Cashier, held: jobs.Claim, transaction: str) -> Receipt:
     with cashier.database.transaction() as tx:
         rows = jobs.held_rows(tx, Settlement, held, held.ids)
         if not rows:  # it was done by a try whose answer was lost, or a worker has taken it over
+            _note_if_given_up(tx, held.ids[0], transaction)
             return _receipt(tx, held.ids[0])
         [row] = rows
         payment = tx.first(_PAYMENT, id=row.payment_id)
@@ -242,6 +243,19 @@ def credit(cashier: Cashier, held: jobs.Claim, transaction: str) -> Receipt:
         code="payment_replayed",
         details={"paymentId": other.id} if other.account_id == payment.account_id else None,
     )
+
+
+def _note_if_given_up(tx: Tx, settlement_id: str, transaction: str) -> None:
+    """Tell a person of money that came in *transaction* after its settlement was given up."""
+    row = tx.first(_BY_ID, id=settlement_id)
+    assert row is not None
+    _, known = crediting.name_of_transfer(tx, transaction=transaction, payer=row.payer)
+    if row.phase == "refused" and known is None:
+        facts = {"paymentId": row.payment_id, "transaction": transaction, "payer": row.payer}
+        reason = "The settlement was given up, and then said to have come."
+        dlq.enter(
+            tx, "deposit", subject_id=row.payment_id, payload=facts, error=reason, needs_person=True
+        )
 
 
 def ask_a_person(tx: Tx, row: Any, reason: str) -> None:
@@ -312,7 +326,5 @@ _BEGIN = (
     .values(phase="settling")
 )
 _PAYMENT = select(*_PAYMENTS.c).where(CryptoPayment.id == text(":id")).with_for_update()
-_BY_ID = select(Settlement.payment_id, Settlement.phase, Settlement.transaction_hash).where(
-    Settlement.id == text(":id")
-)
+_BY_ID = select(*_SETTLEMENTS.c).where(Settlement.id == text(":id"))
 _IS_CLAIM = select(Settlement.quote_id.is_(None)).where(Settlement.payment_id == text(":id"))

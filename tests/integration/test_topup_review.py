@@ -1,5 +1,6 @@
 """Top-ups that two work on at once, and those that came back from a person's desk (contract 8)."""
 
+import time
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -45,6 +46,24 @@ def test_a_worker_that_takes_over_too_early_credits_nothing_twice(
     shop.watch()
     shop.watch()
     assert (shop.settlements(), shop.balance()) == ([("settled", "done", True)], 5 * M)
+
+
+def test_money_that_is_said_to_have_come_after_all_is_for_a_person(shop: Shop) -> None:
+    """A worker saw a chain without it, as after a reorganisation, and gave the settlement up."""
+    header = shop.sign(shop.ask())
+    shop.x402.fault("slow", on="settle", count=1, seconds=2)
+
+    def take_over() -> Any:
+        wait_until("the transfer", shop.x402.settlements)
+        shop.x402.reset(now=int(time.time()) + 1_000)
+        shop.watch()
+        return shop.settlements()
+
+    answered, seen = at_once(partial(shop.post, FIVE, **header), take_over)
+    assert seen == [("refused", "done", False)]
+    assert answered.status_code == 202, answered.text
+    assert shop.dead_letters(answered.json()["paymentId"]) == [("deposit", "manual_review")]
+    assert shop.balance() == 0
 
 
 def test_a_payment_whose_process_slept_too_long_is_not_sent(shop: Shop) -> None:
