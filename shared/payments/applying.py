@@ -19,7 +19,7 @@ from shared.payments import crediting
 from shared.payments.policy import Arrival, CreditPolicy, Worth, worth
 from shared.payments.polling import next_look
 from shared.payments.recording import Credit, Payment, Step, coin_of, load_payments, text_of
-from shared.payments.states import MONEY_STATUSES, Move, decide
+from shared.payments.states import MONEY_STATUSES, ON_THE_WAY, Move, decide
 
 _TABLE = CryptoPayment.__table__
 
@@ -108,9 +108,7 @@ def _step(
         reason = "The order is ours, but under another payment id."
         return Step(event, Move.REVIEW.value, payment, dead_letter=("webhook", reason))
     status = text_of(notice, "payment_status") or event.status
-    move = decide(payment["status"], status)
-    if move is Move.REVIEW and event.outcome is not None:
-        move = Move.STALE  # it was worked off once, and is replayed after what came later
+    move = _move(event, payment, status, notice)
     if move is Move.REVIEW:
         reason = f"A notice of {status!r} reached a payment in {payment['status']!r}."
         payment.changes |= {"review_reason": reason, "updated_at": tx.now}
@@ -131,6 +129,26 @@ def _step(
     elif status == "refunded":
         step.commands += [_refund_of(payment, credit) for credit in payment.credits]
     return step
+
+
+def _move(event: Any, payment: Payment, status: str, notice: Mapping[str, Any]) -> Move:
+    """Decide by the states, and by what they cannot tell: which notices are older than they are."""
+    move = decide(payment["status"], status)
+    if move is Move.REVIEW and event.outcome is not None:
+        return Move.STALE  # it was worked off once, and is replayed after what came later
+    if move is Move.APPLY and _is_before_the_part(payment, status, notice):
+        return Move.STALE
+    return move
+
+
+def _is_before_the_part(payment: Payment, status: str, notice: Mapping[str, Any]) -> bool:
+    """Tell whether *notice* is of the way to what is partly paid now, not of the way to the rest.
+
+    Only an amount tells the two apart: the rest brings more than has arrived already.
+    """
+    if payment["status"] != "partially_paid" or status not in ON_THE_WAY:
+        return False
+    return (coin_of(notice, "actually_paid") or 0) <= (payment["actually_paid"] or 0)
 
 
 def _note_status(

@@ -5,17 +5,17 @@ Machine A of behaviour 4, and late deposits: an address may be paid after it exp
 
 from enum import Enum
 
-_ON_THE_WAY = {"confirming", "confirmed", "sending"}
+ON_THE_WAY = frozenset({"confirming", "confirmed", "sending"})
 
 _ENDS = {"partially_paid", "finished", "failed", "refunded"}
 
 ALLOWED: dict[str, frozenset[str]] = {
-    "creating": frozenset({"waiting", *_ON_THE_WAY, *_ENDS, "expired"}),
-    "waiting": frozenset({*_ON_THE_WAY, *_ENDS, "expired"}),
+    "creating": frozenset({"waiting", *ON_THE_WAY, *_ENDS, "expired"}),
+    "waiting": frozenset({*ON_THE_WAY, *_ENDS, "expired"}),
     "confirming": frozenset({"confirmed", "sending", *_ENDS}),
     "confirmed": frozenset({"sending", *_ENDS}),
     "sending": frozenset(_ENDS),
-    "partially_paid": frozenset({*_ON_THE_WAY, "finished", "failed", "refunded", "expired"}),
+    "partially_paid": frozenset({*ON_THE_WAY, "finished", "failed", "refunded", "expired"}),
     "finished": frozenset({"refunded"}),
     "expired": frozenset({"partially_paid", "finished", "refunded"}),
     "failed": frozenset({"refunded"}),
@@ -25,7 +25,7 @@ ALLOWED: dict[str, frozenset[str]] = {
 # With these money has come, so they may bring a credit.
 MONEY_STATUSES = frozenset({"partially_paid", "finished"})
 STATUS_WORDS = frozenset(
-    {"waiting", "partially_paid", "finished", "failed", "refunded", "expired", *_ON_THE_WAY}
+    {"waiting", "partially_paid", "finished", "failed", "refunded", "expired", *ON_THE_WAY}
 )
 
 

@@ -103,6 +103,16 @@ def test_a_part_that_is_told_late_credits_nothing_more(till: Till) -> None:
     assert till.ledger.balance(payment.account) == (PRICE, 0, 0)
 
 
+def test_what_led_to_a_part_is_told_late_and_what_leads_to_the_rest_is_news(till: Till) -> None:
+    payment = till.payment()
+    till.told(payment, "partially_paid", **HALF)
+    till.told(payment, "confirming", "confirmed", "sending", **HALF)
+    assert till.shown(payment)["status"] == "partially_paid"
+    till.told(payment, "confirming", **WHOLE)
+    assert till.shown(payment)["status"] == "confirming"
+    assert till.ledger.balance(payment.account) == (12_437_500, 0, 0)
+
+
 def test_what_is_paid_above_the_price_is_credited_as_far_as_it_reached_us(till: Till) -> None:
     payment = till.payment()
     till.told(payment, "finished", **OVER)
