@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
+from types import FrameType
 
 from deploy.local.chaos.run import SHORT_SECONDS, Plan, Verdict, run
 from deploy.local.demo import interrupt
@@ -21,6 +22,8 @@ from deploy.local.lock import StackError
 from deploy.local.story import bold, green, red
 
 _MOST_SHOWN = 40
+_NEED_A_PROVIDER = ("payment", "top-up")
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def report(verdict: Verdict) -> None:
@@ -31,16 +34,16 @@ def report(verdict: Verdict) -> None:
         print(f"  {count:4} x  {what}")
     print(f"\n{bold('Answered'):30}")
     for kind, count in sorted(journal.answers.items()):
-        print(f"  {count:6}  {kind}")
+        print(f"  {count:6}  {kind:20}{journal.outages[kind]:6.1f} s the longest wait")
     print(f"  {journal.repeats:6}  more attempts were needed, for want of an answer")
     print(f"\n{'':14}{'acknowledged':>14}{'in the ledger':>15}{'lost':>7}{'doubled':>9}")
     for line in verdict.lines:
         figures = f"{line.acknowledged:14}{line.found:15}{len(line.lost):7}{len(line.doubled):9}"
         print(f"  {line.kind:12}{figures}")
-    ours = max((one for kind, one in journal.outages.items() if kind != "payment"), default=0.0)
-    theirs = journal.outages.get("payment", 0.0)
-    print(f"\n  longest time without an answer: {ours:.1f} s; for a new payment, which needs the")
-    print(f"  provider and so waits for it to come back: {theirs:.1f} s")
+    theirs = max(journal.outages.get(kind, 0.0) for kind in _NEED_A_PROVIDER)
+    ours = max(t for kind, t in journal.outages.items() if kind not in _NEED_A_PROVIDER)
+    print(f"\n  longest time without an answer: {ours:.1f} s")
+    print(f"  and where the provider or the facilitator is needed: {theirs:.1f} s")
     print(f"  healed after {verdict.heal_seconds:.1f} s (120 s are allowed)")
     print(f"  arrakis ledger verify: {verdict.invariants}")
     for one in verdict.wrong[:_MOST_SHOWN]:
@@ -58,8 +61,8 @@ def main() -> int:
     parser.add_argument("--sqlite", action="store_true", help="instead of PostgreSQL")
     parser.add_argument("--short", action="store_true", help="the run of `make test`")
     options = parser.parse_args()
-    for end in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(end, interrupt)
+    for end in _ENDS:
+        signal.signal(end, _interrupt_once)
     seed = random.randrange(10_000) if options.seed is None else options.seed
     plan = Plan(
         seed=seed,
@@ -89,6 +92,13 @@ def main() -> int:
         return 1
     print(f"\n{green('✓')} Nothing was lost and nothing doubled.")
     return 0
+
+
+def _interrupt_once(number: int, frame: FrameType | None) -> None:
+    """Stop the run in order; to stop has a time limit, so a second Ctrl-C has no say."""
+    for end in _ENDS:
+        signal.signal(end, signal.SIG_IGN)
+    interrupt(number, frame)
 
 
 if __name__ == "__main__":

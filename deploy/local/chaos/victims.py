@@ -52,7 +52,7 @@ class Severity:
     fault: tuple[float, float]
 
 
-LONG = Severity(pause=(2.0, 6.0), redis_away=30.0, freeze=(3.0, 75.0), fault=(2.0, 12.0))
+LONG = Severity(pause=(2.0, 6.0), redis_away=30.0, freeze=(62.0, 80.0), fault=(2.0, 12.0))
 SHORT = Severity(pause=(0.8, 1.1), redis_away=5.0, freeze=(3.0, 4.0), fault=(1.0, 2.0))
 
 
