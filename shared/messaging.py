@@ -33,6 +33,8 @@ class TaskName(StrEnum):
     SWEEP_KEYS = "maintenance.sweep_idempotency_keys"
     SWEEP_QUOTES = "maintenance.sweep_quotes"
     ACTIVATE_RULES = "maintenance.activate_revenue_rules"
+    GRANT_LISTS = "ledger.grant_lists"
+    EXPIRE_CAMPAIGNS = "maintenance.expire_campaigns"
 
     @property
     def queue(self) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from services.workers.schedule import EVERY_SECONDS
+from shared.campaigns import lifecycle, working
 from shared.errors import Unavailable
 from shared.ledger import sweeps
 from shared.messaging import TaskName
@@ -54,6 +55,8 @@ class Work:
             TaskName.SWEEP_KEYS: lambda: sweeps.sweep_idempotency_keys(database),
             TaskName.SWEEP_QUOTES: lambda: quotes.sweep(database),
             TaskName.ACTIVATE_RULES: lambda: revenue_rules.activate_due(database),
+            TaskName.GRANT_LISTS: lambda: working.work_off(database, terms),
+            TaskName.EXPIRE_CAMPAIGNS: lambda: lifecycle.expire_due(database),
         }
 
     def run(self, name: TaskName) -> int:
