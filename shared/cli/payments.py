@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from shared import schema
 from shared.balance_cache import BalanceCache
 from shared.cli.output import as_json, tell
 from shared.config import OperatorSettings
@@ -29,7 +30,9 @@ def payments() -> None:
 @click.pass_obj
 def show(settings: OperatorSettings, payment_id: str, *, is_json: bool) -> None:
     """Show where PAYMENT_ID (ours or the provider's) stands, with its credits and notices."""
-    with Database(settings.database_url).reading() as tx:
+    database = Database(settings.database_url)
+    schema.require_current(database)
+    with database.reading() as tx:
         found = desk.explain_payment(tx, payment_id)
     tell(found, is_json=is_json, text=_describe(found))
 
@@ -68,6 +71,7 @@ def poll(settings: OperatorSettings, *, is_json: bool) -> None:
 def open_intake(settings: OperatorSettings) -> Intake:
     """Return what notices are worked off with, as the workers have it."""
     database = Database(settings.database_url, after_commit=[BalanceCache(settings.redis_url)])
+    schema.require_current(database)
     terms = TermsCache(database, ceiling_micro=settings.billing_ceiling_micro)
     return make_intake(settings, database, terms)
 
