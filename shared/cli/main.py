@@ -1,6 +1,5 @@
 """``arrakis``: the operators' command. Exit 0 fine, 1 bad news, 2 wrong use, 3 dependency away."""
 
-import json
 import sys
 from datetime import UTC, datetime
 
@@ -8,7 +7,7 @@ import click
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from shared import schema
-from shared.cli import audit, config, dlq, payments, status, tokens
+from shared.cli import account, audit, config, dlq, payments, status, tokens
 from shared.cli.output import as_json, keep_logs_apart, tell
 from shared.config import OperatorSettings, SettingsError, load_settings
 from shared.database import Database
@@ -108,22 +107,9 @@ def shadow(
     tell(found, is_json=is_json, text=f"{words}; they would have charged {would}.")
 
 
-@arrakis.group()
-def account() -> None:
-    """Look at accounts."""
-
-
-@account.command("explain")
-@click.argument("subject_id")
-@click.pass_obj
-def explain_subject(settings: OperatorSettings, subject_id: str) -> None:
-    """Explain a reservation or ledger entry, as JSON: lots, their payments or grants, the split."""
-    database = Database(settings.database_url)
-    with database.reading() as tx:
-        click.echo(json.dumps(explain.explain(tx, subject_id), indent=2, ensure_ascii=False))
-
-
 arrakis.add_command(tokens.token)
+arrakis.add_command(account.account)
+arrakis.add_command(account.mint)
 arrakis.add_command(payments.payments)
 arrakis.add_command(dlq.dlq)
 arrakis.add_command(config.config)

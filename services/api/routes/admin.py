@@ -20,13 +20,11 @@ from services.api.schemas.requests import (
     MintRequest,
     PageQuery,
     ShadowQuery,
+    StatementQuery,
 )
-from shared.errors import Conflict
 from shared.ids import new_id
-from shared.ledger import accounts, explain, queries
-from shared.ledger.commands import Outcome
-from shared.operations import mints
-from shared.operations.audit import record
+from shared.ledger import explain, queries, statements
+from shared.operations import accounts, mints
 
 routes = admin_blueprint("admin")
 
@@ -35,27 +33,14 @@ routes = admin_blueprint("admin")
 def create_account() -> Response:
     """Make an account for an entity: 201, and 200 when it is there already."""
     body = parse_body(AccountRequest)
-    is_new = False
     with services().database.transaction() as tx:
-        try:
-            account_id, is_new = accounts.create_account(
-                tx,
-                entity_type=body.entity_type,
-                entity_id=body.entity_id,
-                account_id=body.account_id,
-            )
-            outcome = Outcome(queries.show_account(tx, account_id))
-        except Conflict as refusal:  # it has changed nothing, but its audit row must be kept
-            account_id, outcome = refusal.details["accountId"], Outcome(error=refusal)
-        if is_new or outcome.error is not None:
-            record(
-                tx,
-                actor(),
-                "account_create" if is_new else "account_create_refused",
-                target_type="account",
-                target_id=account_id,
-                details={"entityType": body.entity_type, "entityId": body.entity_id},
-            )
+        outcome, is_new = accounts.create(
+            tx,
+            actor(),
+            entity_type=body.entity_type,
+            entity_id=body.entity_id,
+            account_id=body.account_id,
+        )
     return answer_outcome(outcome, 201 if is_new else 200)
 
 
@@ -86,6 +71,16 @@ def history(account_id: str) -> Response:
     query = parse_query(HistoryQuery)
     with services().database.reading() as tx:
         return answer(queries.history(tx, account_id, **query.model_dump()))
+
+
+@routes.get("/accounts/<account_id>/statement")
+def statement(account_id: str) -> Response:
+    """Show what moved in a period, between the opening and the closing balance."""
+    query = parse_query(StatementQuery)
+    with services().database.reading() as tx:
+        return answer(
+            statements.statement(tx, account_id, since=query.since, until=query.until or tx.now)
+        )
 
 
 @routes.get("/explain/<subject_id>")

@@ -149,6 +149,13 @@ class ShadowQuery(Request):
     since: Annotated[AwareDatetime, Field(strict=False)] | None = None
 
 
+class StatementQuery(Request):
+    """Which period is wanted: *since* included, *until* (default now) not; ISO 8601 with zone."""
+
+    since: Annotated[AwareDatetime, Field(strict=False)]
+    until: Annotated[AwareDatetime, Field(strict=False)] | None = None
+
+
 class PageQuery(Request):
     """A page of a list in the order of its ids."""
 
