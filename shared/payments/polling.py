@@ -27,14 +27,20 @@ _OPEN = frozenset({"waiting", "confirming", "confirmed", "sending", "partially_p
 # The address of one of these may still be paid, for about as long as providers watch it.
 _MAY_COME_LATE = frozenset({"expired", "failed"})
 _LATE_SECONDS, _LATE_LAST_DAYS = 3_600, 30
+_DAY_SECONDS = 86_400
+_FORGOTTEN_SECONDS, _GIVEN_UP_SECONDS = 14 * _DAY_SECONDS, 90 * _DAY_SECONDS
 
 
 def next_look(status: str, *, created_at: datetime, now: datetime) -> datetime | None:
     """Return when to read a payment in *status* next; None if its notices alone can change it.
 
-    An open one after 10 minutes, then after a sixth of its age, at least every 12 minutes.
+    An open one after 10 minutes, then after a sixth of its age, at least every 12 minutes. One
+    that is open for two weeks was forgotten by its payer or its provider: it is looked at daily,
+    and after three months no more, so that such payments do not use up what may be read.
     """
     age = (now - created_at).total_seconds()
+    if status in _OPEN and age >= _FORGOTTEN_SECONDS:
+        return add_seconds(now, _DAY_SECONDS) if age < _GIVEN_UP_SECONDS else None
     if status in _OPEN:
         pause = min(max(age / 6, _SHORTEST_SECONDS), _LONGEST_SECONDS)
         return add_seconds(now, max(pause, _FIRST_LOOK_SECONDS - age))
