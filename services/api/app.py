@@ -8,7 +8,7 @@ from flask import Flask, Response, g, request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from services.api import errors
-from services.api.auth import policies
+from services.api.auth import Revocations, policies
 from services.api.context import Services, services
 from services.api.limits import RateLimiter
 from services.api.routes import (
@@ -48,6 +48,7 @@ def create_app(settings: ApiSettings, database: Database, balances: BalanceCache
         executor=Executor(database, terms),
         limiter=RateLimiter(settings.redis_url),
         policies=policies(settings),
+        revocations=Revocations(database),
         intake=make_intake(settings, database, terms),
         cashier=make_cashier(settings, database, terms),
         balances=balances,

@@ -3,8 +3,10 @@
 The algorithm is pinned by the key: a public key never verifies an HMAC, nor a secret an ES256.
 """
 
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +14,15 @@ import jwt
 
 from services.api.jwks import KeySet
 from shared.config import ApiSettings
+from shared.database import Database
 from shared.errors import ArrakisError
 from shared.observability import TOKENS_REFUSED
+from shared.operations import tokens
 
 LEEWAY_SECONDS = 30
 _TOKEN_MAX_CHARACTERS = 4096
 _SUBJECT_MAX_CHARACTERS = 255
+_REVOCATIONS_STALE_SECONDS = 2.0  # the contract of `arrakis token revoke` is five
 
 
 class Unauthorized(ArrakisError):
@@ -36,6 +41,7 @@ class TokenPolicy:
     audiences: tuple[str, ...]
     max_life_seconds: int
     needs_subject: bool
+    is_revocable: bool = False
     public_keys: KeySet | None = None
 
 
@@ -67,6 +73,7 @@ def policies(settings: ApiSettings) -> Mapping[str, TokenPolicy]:
             ("arrakis-billing-admin",),
             3600,
             needs_subject=True,
+            is_revocable=True,
         ),
         "member": TokenPolicy(
             "member",
@@ -83,10 +90,37 @@ def _keys(*secrets: str) -> tuple[str, ...]:
     return tuple(secret for secret in secrets if secret)
 
 
-def authenticate(policy: TokenPolicy, authorization: str | None) -> Caller:
-    """Check the Authorization header against *policy*. Raises Unauthorized for any fault."""
+class Revocations:
+    """The revoked tokens as one process knows them; read again when older than two seconds.
+
+    While the database is away they cannot be known and the request fails with 503: nobody is let
+    in on what may be over, and no admin's request could be answered without the database anyway.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = threading.Lock()
+        self._jtis: AbstractSet[str] = frozenset()
+        self._good_until = 0.0
+
+    def __contains__(self, jti: object) -> bool:
+        """Tell whether *jti* was revoked. Raises Unavailable while the database is away."""
+        with self._lock:
+            asked = time.monotonic()
+            if asked >= self._good_until:
+                with self._database.reading() as tx:
+                    self._jtis = tokens.revoked(tx)
+                self._good_until = asked + _REVOCATIONS_STALE_SECONDS
+            return jti in self._jtis
+
+
+def authenticate(
+    policy: TokenPolicy, authorization: str | None, revocations: Container[str] = ()
+) -> Caller:
+    """Check the Authorization header against *policy* and, where its tokens can be revoked,
+    against *revocations*. Raises Unauthorized for any fault."""
     try:
-        return _check(policy, authorization)
+        return _check(policy, authorization, revocations)
     except _Fault as fault:
         TOKENS_REFUSED.labels(policy.kind, str(fault)).inc()
         raise Unauthorized("Invalid or expired token.") from fault
@@ -96,7 +130,7 @@ class _Fault(Exception):
     """Why a token was refused; for the metric only."""
 
 
-def _check(policy: TokenPolicy, authorization: str | None) -> Caller:
+def _check(policy: TokenPolicy, authorization: str | None, revocations: Container[str]) -> Caller:
     scheme, _, token = (authorization or "").partition(" ")
     token = token.strip()
     if scheme.lower() != "bearer" or not token:
@@ -114,6 +148,8 @@ def _check(policy: TokenPolicy, authorization: str | None) -> Caller:
         raise _Fault("not_yet")
     if not 0 < expires - issued <= policy.max_life_seconds:
         raise _Fault("lifetime")
+    if policy.is_revocable and claims.get("jti") is not None and claims["jti"] in revocations:
+        raise _Fault("revoked")
     return Caller(claims["iss"], _subject(policy, claims), _scopes(claims))
 
 

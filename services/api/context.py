@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from flask import Response, current_app, g, request
 from limits import RateLimitItem
 
-from services.api.auth import Caller, TokenPolicy, authenticate
+from services.api.auth import Caller, Revocations, TokenPolicy, authenticate
 from services.api.errors import MalformedBody, TooManyRequests, Unprocessable
 from services.api.limits import RateLimiter
 from services.api.schemas.fields import Request
@@ -43,6 +43,7 @@ class Services:
     executor: Executor
     limiter: RateLimiter
     policies: Mapping[str, TokenPolicy]
+    revocations: Revocations
     intake: Intake
     cashier: Cashier
     balances: BalanceCache
@@ -77,7 +78,11 @@ def guard(kind: str, limit: RateLimitItem) -> Callable[[], None]:
 
     def check() -> None:
         require_feature()
-        g.caller = authenticate(services().policies[kind], request.headers.get("Authorization"))
+        g.caller = authenticate(
+            services().policies[kind],
+            request.headers.get("Authorization"),
+            services().revocations,
+        )
         who = (kind, g.caller.issuer, g.caller.subject)
         count(limit, *who)
         _require_ids()

@@ -15,7 +15,7 @@ from shared.errors import Unavailable
 from shared.ledger import sweeps
 from shared.messaging import TaskName
 from shared.observability import TASK_ITEMS, TASK_SECONDS, TASKS
-from shared.operations import revenue_rules, ticks
+from shared.operations import revenue_rules, ticks, tokens
 from shared.payments import intake, polling, quotes, unanswered, watching
 from shared.payments.intake import Intake
 from shared.payments.quotes import Cashier
@@ -52,7 +52,9 @@ class Work:
             TaskName.EXPIRE_HOLDS: lambda: sweeps.expire_holds(database, terms),
             TaskName.EXPIRE_LOTS: lambda: sweeps.expire_lots(database, terms),
             TaskName.ROLL_UP_REVENUE: lambda: sweeps.roll_up_revenue(database),
-            TaskName.SWEEP_KEYS: lambda: sweeps.sweep_idempotency_keys(database),
+            TaskName.SWEEP_KEYS: lambda: (
+                sweeps.sweep_idempotency_keys(database) + tokens.sweep(database)
+            ),
             TaskName.SWEEP_QUOTES: lambda: quotes.sweep(database),
             TaskName.ACTIVATE_RULES: lambda: revenue_rules.activate_due(database),
             TaskName.GRANT_LISTS: lambda: working.work_off(database, terms),

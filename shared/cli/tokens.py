@@ -1,12 +1,18 @@
-"""``arrakis token``: make short-lived tokens with the secrets of this environment."""
+"""``arrakis token``: make short-lived tokens with the secrets of this environment, and revoke."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 import click
 import jwt
 
-from shared.clock import system_clock
+from shared.cli.acting import operator, with_reason
+from shared.cli.output import as_json, tell
+from shared.clock import add_seconds, system_clock, to_wire
 from shared.config import OperatorSettings
+from shared.database import Database
+from shared.ids import new_id
+from shared.operations import tokens
 
 _S2S_SECONDS, _LONG_SECONDS = 300, 3600
 _SCOPES = "billing:read,billing:write"
@@ -14,47 +20,106 @@ _SCOPES = "billing:read,billing:write"
 
 @click.group()
 def token() -> None:
-    """Make a token for the API, printed alone so that a shell can take it."""
+    """Make a token for the API, printed alone so that a shell can take it; or revoke one."""
 
 
 @token.command()
 @click.option("--subject", default="loa-finn", show_default=True, help="Service or tenant.")
+@as_json
 @click.pass_obj
-def s2s(settings: OperatorSettings, *, subject: str) -> None:
+def s2s(settings: OperatorSettings, *, subject: str, is_json: bool) -> None:
     """A token as loa-finn sends it; it lives 300 s."""
+    secret = _required(settings.billing_internal_jwt_secret, "BILLING_INTERNAL_JWT_SECRET")
     claims = {"iss": "loa-finn", "aud": "arrakis-internal", "sub": subject}
-    _print(
-        settings.billing_internal_jwt_secret, "BILLING_INTERNAL_JWT_SECRET", claims, _S2S_SECONDS
-    )
+    _print(secret, claims, _S2S_SECONDS, is_json=is_json)
 
 
 @token.command()
 @click.option("--subject", default="operator", show_default=True, help="Who acts; it is audited.")
 @click.option("--scopes", default=_SCOPES, show_default=True, help="Comma-separated.")
+@as_json
 @click.pass_obj
-def admin(settings: OperatorSettings, *, subject: str, scopes: str) -> None:
-    """A token for the admin API; it lives an hour."""
+def admin(settings: OperatorSettings, *, subject: str, scopes: str, is_json: bool) -> None:
+    """A token for the admin API; it lives an hour, unless it is revoked.
+
+    \b
+    Example:
+        TOKEN=$(arrakis token admin --subject ann)
+    """
+    secret = _required(settings.billing_admin_jwt_secret, "BILLING_ADMIN_JWT_SECRET")
     claims = {
         "iss": "arrakis-admin",
         "aud": "arrakis-billing-admin",
         "sub": subject,
         "scopes": [scope.strip() for scope in scopes.split(",")],
+        "jti": new_id(system_clock()),
     }
-    _print(settings.billing_admin_jwt_secret, "BILLING_ADMIN_JWT_SECRET", claims, _LONG_SECONDS)
+    _print(secret, claims, _LONG_SECONDS, is_json=is_json)
 
 
 @token.command()
 @click.argument("account_id")
+@as_json
 @click.pass_obj
-def member(settings: OperatorSettings, account_id: str) -> None:
+def member(settings: OperatorSettings, account_id: str, *, is_json: bool) -> None:
     """A token for one member's account; it lives an hour."""
+    secret = _required(settings.billing_member_jwt_secret, "BILLING_MEMBER_JWT_SECRET")
     claims = {"iss": "arrakis", "aud": "arrakis-billing", "sub": account_id}
-    _print(settings.billing_member_jwt_secret, "BILLING_MEMBER_JWT_SECRET", claims, _LONG_SECONDS)
+    _print(secret, claims, _LONG_SECONDS, is_json=is_json)
 
 
-def _print(secret: str, variable: str, claims: Mapping[str, object], life_seconds: int) -> None:
+@token.command()
+@click.argument("jti")
+@with_reason
+@click.option("--until", type=click.DateTime(), help="UTC; when the token is over anyway.")
+@as_json
+@click.pass_obj
+def revoke(
+    settings: OperatorSettings, jti: str, reason: str, until: datetime | None, *, is_json: bool
+) -> None:
+    """Refuse the admin token of JTI in every process within five seconds.
+
+    JTI may be the whole token as well. A token without a jti cannot be revoked: then change
+    BILLING_ADMIN_JWT_SECRET.
+
+    \b
+    Example:
+        arrakis token revoke "$LEAKED_TOKEN" --reason "was pasted into a chat"
+    """
+    moment = until.replace(tzinfo=UTC) if until else None
+    with Database(settings.database_url).transaction() as tx:
+        done = tokens.revoke(tx, operator(), _jti_of(jti), reason=reason, until=moment)
+    words = f"{done['jti']} is refused within {done['actsWithinSeconds']} s from now."
+    tell(done, is_json=is_json, text=words)
+
+
+def _jti_of(named: str) -> str:
+    if named.count(".") != 2:  # noqa: PLR2004  header.payload.signature
+        return named
+    try:
+        # Who revokes need not hold the secret, and a forged token is refused anyway.
+        claims = jwt.decode(named, options={"verify_signature": False})
+    except jwt.PyJWTError:
+        return named
+    if not isinstance(claims.get("jti"), str):
+        raise click.UsageError("This token has no jti; change BILLING_ADMIN_JWT_SECRET instead.")
+    return str(claims["jti"])
+
+
+def _required(secret: str, variable: str) -> str:
     if not secret:
         raise click.UsageError(f"{variable} is not set; a token cannot be signed without it.")
-    issued = int(system_clock().timestamp())
+    return secret
+
+
+def _print(secret: str, claims: Mapping[str, object], life_seconds: int, *, is_json: bool) -> None:
+    now = system_clock()
+    issued = int(now.timestamp())
     times = {"iat": issued, "exp": issued + life_seconds}
-    click.echo(jwt.encode({**claims, **times}, secret, algorithm="HS256"))
+    signed = jwt.encode({**claims, **times}, secret, algorithm="HS256")
+    facts = {
+        "token": signed,
+        "jti": claims.get("jti"),
+        "expiresAt": to_wire(add_seconds(now, life_seconds)),
+    }
+    tell(facts, is_json=is_json, text=signed)

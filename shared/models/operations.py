@@ -157,6 +157,19 @@ class Tick(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 
+class RevokedToken(Base):
+    """An admin's token that is refused although its time is not over; kept until it is."""
+
+    __tablename__ = "revoked_tokens"
+    __table_args__ = (Index("ix_revoked_tokens_expires_at", "expires_at"), STRICT)
+
+    jti: Mapped[str] = mapped_column(primary_key=True)
+    expires_at: Mapped[datetime]
+    revoked_by: Mapped[str]
+    reason: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
 class MigrationRow(Base):
     """A migration that was applied, as the runbook lists them."""
 

@@ -1,4 +1,4 @@
-"""The admin API of the settings, the billing mode and the audit log (contract 5)."""
+"""The admin API of the settings, the billing mode, tokens and the audit log (contract 5)."""
 
 from flask import Response
 
@@ -11,8 +11,8 @@ from services.api.context import (
     services,
 )
 from services.api.routes.admin_access import admin_blueprint
-from services.api.schemas.settings import AuditQuery, ConfigRequest, ModeRequest
-from shared.operations import audit, modes, settings
+from services.api.schemas.settings import AuditQuery, ConfigRequest, ModeRequest, RevokeRequest
+from shared.operations import audit, modes, settings, tokens
 
 routes = admin_blueprint("settings")
 
@@ -54,6 +54,15 @@ def set_mode() -> Response:
     with services().database.transaction() as tx:
         outcome = modes.set_mode(tx, actor(), body.mode, reason=body.reason, is_forced=body.force)
     return answer_outcome(outcome)
+
+
+@routes.post("/tokens/revoke")
+def revoke_token() -> Response:
+    """Refuse an admin's token although its time is not over; its jti names it."""
+    body = parse_body(RevokeRequest)
+    with services().database.transaction() as tx:
+        done = tokens.revoke(tx, actor(), body.jti, reason=body.reason, until=body.until)
+    return answer(done)
 
 
 @routes.get("/audit")

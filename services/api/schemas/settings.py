@@ -26,6 +26,14 @@ class ModeRequest(Request):
     force: bool = False
 
 
+class RevokeRequest(Request):
+    """A token that is refused from now on, and why; it is over at ``until``."""
+
+    jti: EntityId
+    reason: Reason
+    until: Moment | None = None
+
+
 class AuditQuery(Request):
     """Which rows of the audit log are wanted, newest first (times: ISO 8601 with their zone)."""
 

@@ -1,0 +1,66 @@
+"""Admin tokens that are refused before their time is over, by their jti (contract 3, W65)."""
+
+from collections.abc import Set as AbstractSet
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import bindparam, delete, select
+
+from shared.clock import add_seconds, to_wire
+from shared.database import Database, Tx, member_of, upsert_rows
+from shared.errors import Invalid
+from shared.models.operations import RevokedToken
+from shared.models.types import UtcTime
+from shared.operations.audit import Actor, record
+
+# The longest life of an admin's token, the leeway at both of its ends, and a minute for clocks.
+LONGEST_SECONDS = 3600 + 2 * 30 + 60
+JTI_MAX_CHARACTERS = 255
+_BATCH = 500
+
+
+def revoke(
+    tx: Tx, actor: Actor, jti: str, *, reason: str, until: datetime | None = None
+) -> dict[str, Any]:
+    """Refuse the admin tokens of *jti* from now on, in every process within five seconds.
+
+    The row may be forgotten at *until*, which is when the token is over: by default after the
+    longest life of any. Again is harmless; a later *until* wins. Raises Invalid (``invalid_jti``,
+    ``until_is_past``).
+    """
+    if not 0 < len(jti) <= JTI_MAX_CHARACTERS or not jti.isprintable():
+        raise Invalid("A jti has 1 to 255 printable characters.", code="invalid_jti")
+    expires_at = until or add_seconds(tx.now, LONGEST_SECONDS)
+    if expires_at <= tx.now:
+        raise Invalid("That time is over, and the token with it.", code="until_is_past")
+    known = tx.first(_BY_JTI.with_for_update(), jti=jti)
+    if known is not None:
+        expires_at = max(known.expires_at, expires_at)
+    row = {"jti": jti, "expires_at": expires_at, "revoked_by": actor.id, "reason": reason}
+    upsert_rows(tx, RevokedToken.__table__, [row], key=("jti",))
+    facts = {"reason": reason, "until": to_wire(expires_at)}
+    record(tx, actor, "token_revoke", target_type="token", target_id=jti, details=facts)
+    return {"jti": jti, "revokedUntil": to_wire(expires_at), "actsWithinSeconds": 5}
+
+
+def revoked(tx: Tx) -> AbstractSet[str]:
+    """Return the jti of every token that is revoked and may not be over yet."""
+    return {row.jti for row in tx.all(_REVOKED, now=tx.now)}
+
+
+def sweep(database: Database) -> int:
+    """Forget one batch of revocations whose tokens are over anyway; return how many."""
+    with database.transaction() as tx:
+        over = [row.jti for row in tx.all(_OVER, now=tx.now)]
+        if over:
+            tx.run(_FORGET, jtis=over, now=tx.now)
+        return len(over)
+
+
+_NOW = bindparam("now", type_=UtcTime())
+_BY_JTI = select(RevokedToken.expires_at).where(RevokedToken.jti == bindparam("jti"))
+_REVOKED = select(RevokedToken.jti).where(RevokedToken.expires_at > _NOW)
+_OVER = select(RevokedToken.jti).where(RevokedToken.expires_at <= _NOW).limit(_BATCH)
+_FORGET = delete(RevokedToken).where(
+    member_of(RevokedToken.jti, "jtis"), RevokedToken.expires_at <= _NOW
+)
