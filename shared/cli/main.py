@@ -7,7 +7,7 @@ import click
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from shared import schema
-from shared.cli import account, audit, cache, config, dlq, payments, status, tokens
+from shared.cli import account, audit, backup, cache, config, dlq, payments, status, tokens
 from shared.cli.output import as_json, keep_logs_apart, tell
 from shared.config import OperatorSettings, SettingsError, load_settings
 from shared.database import Database
@@ -116,6 +116,7 @@ arrakis.add_command(config.config)
 arrakis.add_command(config.mode)
 arrakis.add_command(audit.audit)
 arrakis.add_command(cache.cache)
+arrakis.add_command(backup.backup)
 arrakis.add_command(status.status)
 
 

@@ -1,0 +1,53 @@
+"""``arrakis backup``: a copy that can be relied on, made while everything runs (runbook 1)."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from shared.cli.output import as_json, tell
+from shared.config import OperatorSettings
+from shared.database import Database
+from shared.operations.backup import make_backup
+
+_BAD_NEWS = 1
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@as_json
+@click.pass_obj
+def backup(settings: OperatorSettings, file: Path, *, is_json: bool) -> None:
+    """Copy the database to FILE while everything runs, and verify the copy.
+
+    SQLite: FILE is a database, put back by copying it over data/sietch.db while all is stopped.
+    PostgreSQL: FILE is what pg_restore reads. FILE is never overwritten; exit 1 if the copy breaks
+    an invariant of the ledger (it is kept), 3 if it could not be made.
+
+    \b
+    Example:
+        arrakis backup data/sietch.db.bak-$(date +%Y%m%d%H%M%S)
+    """
+    is_watched = sys.stderr.isatty()
+
+    def tell_progress(done: int, pages: int) -> None:
+        if is_watched:
+            click.echo(f"\r{done} of {pages} pages", err=True, nl=False)
+
+    made = make_backup(Database(settings.database_url), file, progress=tell_progress)
+    if is_watched:
+        click.echo("\r", err=True, nl=False)
+    facts = {
+        "path": made.path,
+        "sizeBytes": made.size_bytes,
+        "kind": made.kind,
+        "checks": list(made.checks),
+        "breaches": list(made.breaches),
+    }
+    lines = [
+        f"{made.path}: {made.size_bytes} bytes, checked by {', '.join(made.checks)}.",
+        *(f"The ledger is not sound: {breach}" for breach in made.breaches),
+    ]
+    tell(facts, is_json=is_json, text="\n".join(lines))
+    if made.breaches:
+        sys.exit(_BAD_NEWS)
