@@ -11,6 +11,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from shared.campaigns import working
+from shared.campaigns.lists import GrantList, Wish
 from shared.clock import system_clock
 from shared.database import Database
 from shared.errors import ArrakisError
@@ -19,9 +21,11 @@ from shared.ledger import sweeps
 from shared.ledger.commands import Command, Finalize, Mint, Release, Reserve
 from shared.ledger.executor import Executor
 from shared.ledger.terms import TermsCache
+from shared.operations.audit import Actor
 
 ROOT = Path(__file__).resolve().parent.parent
 HOLD_MICRO, COST_MICRO = 100, 60
+RACER = Actor("admin", "racer")
 
 
 def make_id() -> str:
@@ -95,7 +99,34 @@ def rolling_up(caller: Caller, count: str) -> int:
     return sum(sweeps.roll_up_revenue(caller.database) for _ in range(int(count)))
 
 
-TASKS = {task.__name__: task for task in (cycles, mints, finalizes, releases, sweeping, rolling_up)}
+def granting(caller: Caller, campaign: str, amount: str, *accounts: str) -> Counter[str]:
+    """Grant *amount* from *campaign* to each of *accounts*, one batch after the other."""
+    seen: Counter[str] = Counter()
+    for account in accounts:
+        wanted = GrantList([Wish(account, int(amount))])
+        try:
+            outcome = working.grant_now(caller.database, caller.terms, RACER, campaign, wanted)
+        except ArrakisError as fault:
+            seen[f"fault {fault.code}"] += 1
+        else:
+            seen[outcome.error.code if outcome.error else "ok"] += 1
+    return seen
+
+
+def listing(caller: Caller, campaign: str, amount: str, *accounts: str) -> list[Any]:
+    """Leave a list of *accounts* for the workers, and work it off beside others who do."""
+    wanted = GrantList([Wish(account, int(amount)) for account in accounts])
+    outcome = working.enlist(caller.database, RACER, campaign, wanted)
+    done = 0
+    while chunk := working.work_off(caller.database, caller.terms):
+        done += chunk
+    return [outcome.error.code if outcome.error else "ok", done]
+
+
+TASKS = {
+    task.__name__: task
+    for task in (cycles, mints, finalizes, releases, sweeping, rolling_up, granting, listing)
+}
 
 
 def race(url: str, *tasks: tuple[str, ...]) -> list[Any]:
