@@ -15,6 +15,7 @@ from services.api.routes import (
     admin,
     admin_payments,
     admin_settings,
+    campaigns,
     dlq,
     internal,
     member,
@@ -64,6 +65,7 @@ def create_app(settings: ApiSettings, database: Database, balances: BalanceCache
     app.register_blueprint(admin.routes, url_prefix="/admin/billing")
     app.register_blueprint(admin_settings.routes, url_prefix="/admin/billing")
     app.register_blueprint(admin_payments.routes, url_prefix="/admin/billing/payments")
+    app.register_blueprint(campaigns.routes, url_prefix="/admin/billing/campaigns")
     app.register_blueprint(dlq.routes, url_prefix="/admin/billing/dlq")
     app.register_blueprint(revenue_rules.routes, url_prefix="/admin/billing/revenue-rules")
     app.add_url_rule("/metrics", "metrics", _metrics)

@@ -42,7 +42,12 @@ class Unprocessable(Invalid):
     code = "unprocessable"
 
 
-_UNPROCESSABLE_CODES = {"reservation_released", "unsupported_protocol_version"}
+_UNPROCESSABLE_CODES = {
+    "reservation_released": "Unprocessable",
+    "unsupported_protocol_version": "Unprocessable",
+    "budget_exceeded": "Budget/Cap Exceeded",
+    "cap_exceeded": "Budget/Cap Exceeded",
+}
 _KINDS: tuple[tuple[type[ArrakisError], int, str], ...] = (
     (Unauthorized, 401, "Unauthorized"),
     (TooManyRequests, 429, "Too Many Requests"),
@@ -70,7 +75,7 @@ def describe(error: ArrakisError) -> tuple[int, dict[str, Any]]:
     """Return the status and the body of an expected error."""
     status, title = next((s, t) for kind, s, t in _KINDS if isinstance(error, kind))
     if error.code in _UNPROCESSABLE_CODES:
-        status, title = 422, "Unprocessable"
+        status, title = 422, _UNPROCESSABLE_CODES[error.code]
     if isinstance(error, NotFound):
         title = error.message.rstrip(".")
     body: dict[str, Any] = {"error": title, "code": error.code, "message": error.message}

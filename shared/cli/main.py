@@ -7,7 +7,18 @@ import click
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from shared import schema
-from shared.cli import account, audit, backup, cache, config, dlq, payments, status, tokens
+from shared.cli import (
+    account,
+    audit,
+    backup,
+    cache,
+    campaigns,
+    config,
+    dlq,
+    payments,
+    status,
+    tokens,
+)
 from shared.cli.output import as_json, keep_logs_apart, tell
 from shared.config import OperatorSettings, SettingsError, load_settings
 from shared.database import Database
@@ -112,6 +123,7 @@ arrakis.add_command(account.account)
 arrakis.add_command(account.mint)
 arrakis.add_command(payments.payments)
 arrakis.add_command(dlq.dlq)
+arrakis.add_command(campaigns.campaign)
 arrakis.add_command(config.config)
 arrakis.add_command(config.mode)
 arrakis.add_command(audit.audit)
