@@ -21,6 +21,7 @@ from shared.money import parse_coin, usd_text
 from shared.payments.providers.outcomes import OutcomeUnknown
 
 _MICRO = 1_000_000
+LATE = "late-"  # the ids of payments whose row appears after their notices
 # Each brings the price in the end, and a repeated deposit more beside it.
 STORIES = (
     "happy",
@@ -151,7 +152,7 @@ class Payer:
     def surprise(self) -> None:
         """Pay what we do not know yet; its row appears later, and the DLQ's retry credits it."""
         account, dollars = self.chance.choice(self.accounts), self.chance.randrange(5, 50)
-        order = f"late-{self.client.unique()}"
+        order = f"{LATE}{self.client.unique()}"
         asked = {
             "price_amount": dollars,
             "price_currency": "usd",

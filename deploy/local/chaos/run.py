@@ -6,17 +6,18 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from sqlalchemy import bindparam, text, update
+from sqlalchemy.sql import Executable
 
 from deploy.local.chaos import judge, victims
 from deploy.local.chaos.client import Client, GaveUpError, StoppedError
 from deploy.local.chaos.journal import Hold, Journal
-from deploy.local.chaos.paying import Payer
+from deploy.local.chaos.paying import LATE, Payer
 from deploy.local.chaos.spending import Spender
 from deploy.local.chaos.victims import Hand, Severity, Strike
 from deploy.local.services import arrakis_stack
@@ -25,7 +26,7 @@ from deploy.local.stack import ROOT, Process
 from shared.database import Database, patiently
 from shared.errors import Unavailable
 from shared.models.operations import DeadLetter
-from shared.models.payments import WebhookEvent
+from shared.models.payments import CryptoPayment, WebhookEvent
 from shared.models.types import UtcTime
 from shared.models.x402 import Settlement
 
@@ -34,7 +35,7 @@ SHORT_SECONDS = 21.0
 SPENDERS, PAYERS = 3, 3
 ACCOUNTS = tuple(f"acct-chaos-{number}" for number in range(4))
 _FUNDS_MICRO = 1_000_000_000
-_LOOK_SECONDS = 0.5
+_LOOK_SECONDS, _LOOK_AGAIN_SECONDS = 0.5, 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +186,10 @@ def _storm(system: System, plan: Plan, say: Callable[[str], None]) -> Verdict:
         if load.is_alive():
             system.journal.given_up(f"{load.name} still waits for an answer")
     if plan.is_short:
-        _let_time_pass(system, hand)
+        _let_pass(system, [*_LATER, _NEXT_LOOK])
+        # The worker that polls is killed once more: its first look after a start is at once.
+        hand.strike(Strike(0, "kill", "worker-maintenance"))
+        system.stack.wait_ready(HEAL_SECONDS)
     return _judged(system, hand, recovered, say)
 
 
@@ -221,31 +225,33 @@ def _go_on(act: Callable[[], None], journal: Journal, stopping: threading.Event)
             journal.breach(f"the load failed: {traceback.format_exc()}")
 
 
-def _let_time_pass(system: System, hand: Hand) -> None:
-    """Let the minutes pass that a short run does not have: leases lapse, retries become due.
-
-    The worker that polls is killed once more, because its first look after a start is at once.
-    """
+def _let_pass(system: System, statements: Sequence[Executable]) -> None:
+    """Let minutes pass that a run does not have: what these rows wait for is now."""
 
     def bring_forward() -> None:
         with system.database.transaction() as tx:
-            for statement in _LATER:
+            for statement in statements:
                 tx.run(statement, now=tx.now)
 
     patiently(bring_forward)  # a connection of ours may be older than the server
-    hand.strike(Strike(0, "kill", "worker-maintenance"))
-    system.stack.wait_ready(HEAL_SECONDS)
 
 
 def _judged(system: System, hand: Hand, recovered: float, say: Callable[[str], None]) -> Verdict:
-    """Look until everything that was promised is there, for two minutes at the most."""
-    look, missing = system.client("judge"), ""
+    """Look until everything that was promised is there, for two minutes at the most.
+
+    Only the poller has longer (15 minutes, contract 6), and a look of it that found the provider
+    away is made again after minutes: those are let pass.
+    """
+    look, missing, next_look = system.client("judge"), "", 0.0
     while True:
         look.simulate("/chain/mine", {"blocks": 1})  # the chain goes on without us
         settlements = look.look("/facilitator/settlements")["settlements"]
         seconds = time.monotonic() - recovered
         is_over = seconds > HEAL_SECONDS
         try:
+            if seconds > next_look:
+                next_look = seconds + _LOOK_AGAIN_SECONDS
+                _let_pass(system, [_NEXT_LOOK])
             with system.database.reading() as tx:
                 lines = judge.compare(tx, system.journal.book, settlements)
                 waiting = judge.waiting(tx)
@@ -298,3 +304,13 @@ _LATER = [
     update(Settlement).where(Settlement.state == "new").values(due_at=_NOW, lease_until=None),
     update(DeadLetter).where(DeadLetter.status == "pending").values(next_retry_at=_NOW),
 ]
+_NEXT_LOOK = (
+    update(CryptoPayment)
+    .where(
+        CryptoPayment.provider_payment_id.is_not(None),
+        CryptoPayment.status == "waiting",
+        CryptoPayment.next_poll_at > _NOW,
+        ~CryptoPayment.id.startswith(LATE),  # these are for the dead letters to bring
+    )
+    .values(next_poll_at=_NOW)
+)

@@ -22,9 +22,9 @@ from deploy.local.stack import Stack
 WORKERS = ("worker-payments", "worker-payments-b", "worker-ledger", "worker-maintenance")
 PARENTS = (*WORKERS, "beat", "api", "webhooks")
 FORKING = ("worker-ledger", "api", "webhooks")  # these have children, and are not their children
-POSTGRES = ("restart", "kill", "kill a backend of", "end a backend of")
+POSTGRES = ("end a backend of", "kill a backend of", "restart", "kill")
 PROVIDER_FAULTS = ("down", "slow", "garbage", "lost_answer", "hang", "rate_limited", "wrong_shape")
-_WAIT_SECONDS = 5.0
+_WAIT_SECONDS = 10.0
 FACILITATOR_FAULTS = ("down", "slow", "settlement_pending", "lost_answer", "timeout_after_settle")
 
 
@@ -58,8 +58,8 @@ SHORT = Severity(pause=(0.8, 1.1), redis_away=5.0, freeze=(3.0, 4.0), fault=(1.0
 
 def every_kind(severity: Severity, chance: random.Random, *, is_postgres: bool) -> list[Strike]:
     """Return one strike of each kind, without their times."""
-    strikes = [Strike(0, "kill", name) for name in PARENTS]
-    strikes += [Strike(0, "kill child of", name) for name in FORKING]
+    strikes = [Strike(0, "kill child of", name) for name in FORKING]
+    strikes += [Strike(0, "kill", name) for name in PARENTS]
     strikes.append(Strike(0, "freeze", "worker-payments", chance.uniform(*severity.freeze)))
     strikes.append(Strike(0, "empty", "redis"))
     strikes.append(Strike(0, "stop", "redis", severity.redis_away))
