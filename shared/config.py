@@ -102,6 +102,16 @@ class OperatorSettings(ProviderSettings):
     billing_member_jwt_secret: OptionalSecret = ""
 
 
+class DoctorSettings(ProviderSettings):
+    """What ``arrakis doctor`` looks at: secrets of any length, so that it can say what is wrong."""
+
+    feature_billing_enabled: str = "false"
+    billing_internal_jwt_secret: str = ""
+    billing_admin_jwt_secret: str = ""
+    billing_member_jwt_secret: str = ""
+    nowpayments_ipn_secret: str = ""
+
+
 S = TypeVar("S", bound=CommonSettings)
 
 

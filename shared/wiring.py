@@ -24,14 +24,19 @@ def make_intake(settings: ProviderSettings, database: Database, terms: TermsCach
     has_key = bool(settings.nowpayments_api_key)
     if settings.payments_verify_before_credit and not has_key:
         log.warning("credits_are_not_verified", reason="NOWPAYMENTS_API_KEY is not set")
-    provider = NowPayments(
+    provider = make_provider(settings)
+    return Intake(database, terms, provider, settings.payments_verify_before_credit and has_key)
+
+
+def make_provider(settings: ProviderSettings) -> NowPayments:
+    """Return the client of NOWPayments."""
+    return NowPayments(
         url=settings.nowpayments_api_url,
         api_key=settings.nowpayments_api_key,
         callback_url=settings.nowpayments_ipn_callback_url,
         email=settings.nowpayments_email,
         password=settings.nowpayments_password,
     )
-    return Intake(database, terms, provider, settings.payments_verify_before_credit and has_key)
 
 
 def make_cashier(settings: ProviderSettings, database: Database, terms: TermsCache) -> Cashier:

@@ -15,6 +15,7 @@ from shared.cli import (
     campaigns,
     config,
     dlq,
+    doctor,
     payments,
     status,
     tokens,
@@ -38,7 +39,8 @@ def arrakis(context: click.Context) -> None:
     The database is the one that DATABASE_URL names (default: data/sietch.db).
     """
     keep_logs_apart()
-    context.obj = load_settings(OperatorSettings)
+    if context.invoked_subcommand != "doctor":  # which says itself what is wrong with them
+        context.obj = load_settings(OperatorSettings)
 
 
 @arrakis.command()
@@ -129,6 +131,7 @@ arrakis.add_command(config.mode)
 arrakis.add_command(audit.audit)
 arrakis.add_command(cache.cache)
 arrakis.add_command(backup.backup)
+arrakis.add_command(doctor.doctor)
 arrakis.add_command(status.status)
 
 
