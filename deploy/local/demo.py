@@ -207,6 +207,42 @@ def lived(story: Story) -> None:
     )
 
 
+def campaigned(story: Story) -> None:
+    """A campaign shares a pot out among three wallets, by what each has lost, and only once."""
+    story.chapter("7. A campaign grants 3 wallets: $10.00 shared out by loss, once")
+    base = "/admin/billing/campaigns"
+    wallets = [f"acct-fremen-{number}" for number in (1, 2, 3)]
+    for wallet in wallets:
+        body = {"entityType": "person", "entityId": wallet, "accountId": wallet}
+        story.post("/admin/billing/accounts", body, kind="admin")
+    draft = {
+        "name": "Water debt",
+        "campaignType": "reverse_airdrop",
+        "budgetMicro": "15000000",
+        "grantFormula": "proportional_loss",
+        "grantConfig": {"potMicro": "10000000"},
+    }
+    campaign = story.post(base, draft, kind="admin").json()["campaignId"]
+    losses = zip(wallets, ("3000000", "2000000", "1000000"), strict=True)
+    grants = [{"accountId": one, "formulaInput": {"lossMicro": loss}} for one, loss in losses]
+    path = f"{base}/{campaign}/grants/batch"
+    early = story.post(path, {"grants": grants}, kind="admin")
+    story.check("a draft grants nothing", early.status_code, 409)
+    story.post(f"{base}/{campaign}/activate", {}, kind="admin")
+    done = story.post(path, {"grants": grants}, kind="admin")
+    story.check(f"campaign {campaign} is active; POST …/grants/batch", done.status_code, 201)
+    shares = [one["amountMicro"] for one in done.json()["grants"]]
+    story.check("shares of 3 : 2 : 1, to the micro", shares, ["5000000", "3333333", "1666667"])
+    again = story.post(path, {"grants": grants}, kind="admin").json()
+    fresh = (again["totalGranted"], again["totalExisting"], again["totalAmountMicro"])
+    story.check("the same list again: new, there already, micro-USD", fresh, (0, 3, "0"))
+    spent = story.sql(
+        f"SELECT spent_micro, (SELECT SUM(amount_micro) FROM credit_grants WHERE campaign_id = c.id"
+        f" AND status = 'granted') FROM credit_campaigns c WHERE id = '{campaign}'"
+    )
+    story.check("spent of the budget = granted", spent, [(10_000_000, 10_000_000)])
+
+
 def tell(story: Story) -> None:
     """Tell all chapters, and close the books."""
     migrated(story)
@@ -215,6 +251,7 @@ def tell(story: Story) -> None:
     shadowed(story)
     overdrawn(story)
     lived(story)
+    campaigned(story)
     refunded(story, payment_id, provider_id)
     story.chapter("The books close")
     sums = story.sql(
