@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Select, and_, bindparam, func, or_, select
 
 from shared.database import Tx, upsert_rows
+from shared.models.campaigns import GrantBatch
 from shared.models.ledger import Lot, Reservation
 from shared.models.operations import DeadLetter, Tick
 from shared.models.payments import CryptoPayment, WebhookEvent
@@ -141,6 +142,11 @@ _DUE = (
             ~Reservation.is_revenue_posted,
             Reservation.finalized_at <= _NOW,
         ),
+    ),
+    (
+        "ledger",
+        "grant_lists",
+        _due(GrantBatch.due_at, GrantBatch.state == "new", GrantBatch.due_at <= _NOW),
     ),
     (
         "maintenance",

@@ -15,6 +15,7 @@ from shared.campaigns.states import Action
 from shared.database import Database, DatabaseBusy
 from shared.jobs import LEASE_SECONDS
 from shared.messaging import TaskName
+from shared.operations import ticks
 from tests.campaigns import Campaigns, M
 from tests.harness import service, service_environment, wait_until, worker
 from tests.ledger import Ledger
@@ -42,6 +43,10 @@ def state(desk: Campaigns, campaign: str, batch: str) -> tuple[str, int, int]:
 def test_a_list_is_worked_off_in_chunks_with_progress(desk: Campaigns) -> None:
     campaign, wallets = desk.active(), desk.wallets(1200)
     batch = desk.queue(campaign, [Wish(w, 1000) for w in wallets])
+    with desk.ledger.database.reading() as tx:
+        assert ("ledger", "grant_lists", 1) in [
+            (lag.queue, lag.kind, lag.rows) for lag in ticks.lags(tx)
+        ]
     seen = [state(desk, campaign, batch)]
     for _ in range(3):
         assert desk.work() > 0
