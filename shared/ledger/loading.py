@@ -141,8 +141,9 @@ def _load_allocations(tx: Tx, book: Book, holds: Collection[str]) -> None:
 
 
 def _load_sources(tx: Tx, book: Book, commands: Iterable[Command]) -> None:
-    sources = [c.source_id for c in commands if isinstance(c, Mint) and c.source_id is not None]
-    for row in tx.all(_SOURCES, ids=sources) if sources else ():
+    named = [c for c in commands if isinstance(c, Mint) and c.source_id is not None]
+    sources, types = [c.source_id for c in named], sorted({c.source_type for c in named})
+    for row in tx.all(_SOURCES, ids=sources, types=types) if sources else ():
         book.sources[(row.source_type, row.source_id)] = (row.id, row.original_micro)
 
 
@@ -334,8 +335,9 @@ _ALLOCATIONS = (
     .order_by(ReservationLot.reservation_id, ReservationLot.lot_id)
 )
 _LOTS_BY_ID = select(*_LOT_COLUMNS).where(member_of(Lot.id, "ids"))
+# The type leads the index; without it every lot would be walked.
 _SOURCES = select(Lot.id, Lot.source_type, Lot.source_id, Lot.original_micro).where(
-    member_of(Lot.source_id, "ids")
+    member_of(Lot.source_type, "types"), member_of(Lot.source_id, "ids")
 )
 _DEBTS = (
     select(Debt.id, Debt.account_id, Debt.debt_micro, Debt.original_micro, Debt.created_at)
