@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, select, update
 
 from shared.clock import add_seconds
 from shared.database import Database, update_rows
@@ -28,6 +28,7 @@ _OPEN = frozenset({"waiting", "confirming", "confirmed", "sending", "partially_p
 _MAY_COME_LATE = frozenset({"expired", "failed"})
 _LATE_SECONDS, _LATE_LAST_DAYS = 3_600, 30
 _DAY_SECONDS = 86_400
+_CLAIM_SECONDS = 60
 _FORGOTTEN_SECONDS, _GIVEN_UP_SECONDS = 14 * _DAY_SECONDS, 90 * _DAY_SECONDS
 
 
@@ -52,31 +53,36 @@ def next_look(status: str, *, created_at: datetime, now: datetime) -> datetime |
 def poll(database: Database, provider: NowPayments) -> int:
     """Read the payments whose time has come, a bounded number; return how many were taken.
 
-    To take one is to set its next time, so that two pollers read different ones. Raises
-    Unavailable if any could not be read, after all were tried: it is read at its next time.
+    To take one is to put its time off for a while, so that two pollers read different ones, and
+    one that could not be read is due again soon. Raises Unavailable if there is such a one, after
+    all were tried.
     """
     with database.transaction() as tx:
         due = tx.all(_DUE, now=tx.now)
+        claimed = add_seconds(tx.now, _CLAIM_SECONDS)
         update_rows(
-            tx,
-            CryptoPayment.__table__,
-            [
-                {
-                    "id": row.id,
-                    "next_poll_at": next_look(row.status, created_at=row.created_at, now=tx.now),
-                }
-                for row in due
-            ],
+            tx, CryptoPayment.__table__, [{"id": row.id, "next_poll_at": claimed} for row in due]
         )
     failure = None
     for row in due:
         try:
             look(database, provider, row.provider_payment_id)
+            _plan_next(database, row, claimed)
         except Unavailable as error:  # one answer without sense must not keep the others waiting
             failure = failure or error
     if failure is not None:
         raise failure
     return len(due)
+
+
+def _plan_next(database: Database, row: Any, claimed: datetime) -> None:
+    """Set the time of the next look, unless something else has set it meanwhile."""
+    with database.transaction() as tx:
+        due_at = next_look(row.status, created_at=row.created_at, now=tx.now)
+        still_claimed = update(CryptoPayment).where(
+            CryptoPayment.id == row.id, CryptoPayment.next_poll_at == claimed
+        )
+        tx.run(still_claimed.values(next_poll_at=due_at))
 
 
 def look(database: Database, provider: NowPayments, provider_payment_id: str) -> bool | None:

@@ -43,7 +43,7 @@ from shared.payments.x402.wire import Payment as SignedPayment
 
 log = structlog.get_logger()
 _PAYMENTS, _SETTLEMENTS = CryptoPayment.__table__, Settlement.__table__
-_LEASE_SECONDS = 120  # verify and settle together take 43 s at the most
+_LEASE_SECONDS = 90  # verify and settle together take 43 s at the most
 _FIRST_LOOK_SECONDS = 5
 
 

@@ -130,7 +130,7 @@ def arrakis(till: Till, *arguments: str) -> tuple[int, str]:
         timeout=60,
         check=False,
     )
-    return done.returncode, done.stdout + done.stderr
+    return done.returncode, done.stdout or done.stderr
 
 
 def test_the_command_line_lists_rehearses_retries_and_resolves(till: Till) -> None:

@@ -114,7 +114,7 @@ def status(ledger: Ledger, *arguments: str) -> tuple[int, str]:
         timeout=60,
         check=False,
     )
-    return done.returncode, done.stdout + done.stderr
+    return done.returncode, done.stdout or done.stderr
 
 
 def test_status_says_what_is_wrong_and_exits_accordingly(ledger: Ledger, work: Work) -> None:
