@@ -25,7 +25,7 @@ up: $(READY) ## Run everything until Ctrl-C: API 8000, webhooks 8001, Flower 555
 	@$(BIN)/python -m deploy.local.up
 
 test: $(READY) ## Run all tests, on SQLite and on PostgreSQL
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(READY) ## Format, lint, types, import contracts, migrations on both databases
 	$(BIN)/ruff format --check .
