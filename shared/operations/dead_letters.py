@@ -76,7 +76,10 @@ def retry(collaborators: Intake, actor: Actor, letter_id: str) -> dict[str, Any]
                 code="not_retryable",
             )
         intake.rearm(tx, events)
-        dlq.begin(tx, [letter.id])
+        if letter.operation_type != "deposit":
+            dlq.begin(tx, [letter.id])
+        # One about a deposit stays where people look, until a credit closes it: no tick would
+        # bring it back from there if the retry changes nothing.
         _record(tx, actor, "dlq_retry", letter, {"events": len(events)})
     if events:
         intake.drain(collaborators, only=events)

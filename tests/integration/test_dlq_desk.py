@@ -120,6 +120,15 @@ def test_a_person_closes_what_no_retry_can(till: Till) -> None:
         dead_letters.show_letter(tx, "dlq_none")
 
 
+def test_a_deposit_that_a_retry_cannot_settle_stays_where_people_look(till: Till) -> None:
+    payment = till.payment()
+    till.told(payment, "partially_paid")
+    assert till.letters() == [("deposit", "manual_review", 0)]
+    assert dead_letters.retry(till.intake, OPERATOR, letter_id(till))["status"] == "manual_review"
+    till.told(payment, "finished", actually_paid="0.002")
+    assert till.letters() == [("deposit", "completed", 0)]
+
+
 def arrakis(till: Till, *arguments: str) -> tuple[int, str]:
     """Run the operators' command on this ledger; return its exit status and what it printed."""
     done = subprocess.run(
