@@ -30,7 +30,7 @@ from shared.payments.states import MONEY_STATUSES
 
 log = structlog.get_logger()
 BATCH = 100
-ASKING_BATCH = 20  # each may take a call, and all must be done within the lease
+ASKING_BATCH = 8  # each may take a call, and all must be done within the lease
 _ATTEMPTS_MAX = 8
 _CONFIRMATIONS_MAX = 12
 _ALONE_LOCK_TIMEOUT_MS = 250  # the batch has waited already; now a locked account costs little
