@@ -1,1 +1,1 @@
-"""Are the books, the cache and the provider of one opinion? Runs, checks and proposed corrections."""
+"""Are the books, the cache and the provider of one mind? Runs, checks, corrections."""
