@@ -1,8 +1,17 @@
 """The tables, one module an area: ledger, payments, operations, campaigns (behaviour 3)."""
 
-from shared.models import campaigns, ledger, operations, payments, x402
+from shared.models import campaigns, ledger, operations, payments, reconciliation, x402
 from shared.models.base import Base
 
 metadata = Base.metadata
 
-__all__ = ["Base", "campaigns", "ledger", "metadata", "operations", "payments", "x402"]
+__all__ = [
+    "Base",
+    "campaigns",
+    "ledger",
+    "metadata",
+    "operations",
+    "payments",
+    "reconciliation",
+    "x402",
+]

@@ -50,6 +50,7 @@ class CryptoPayment(Base):
         Index("ix_crypto_payments_community_id", "community_id", "status"),
         Index("ix_crypto_payments_account_id", "account_id", "created_at"),
         Index("ix_crypto_payments_created_at", "created_at"),
+        Index("ix_crypto_payments_updated_at", "updated_at", "id"),
         Index("ix_crypto_payments_order_id", "order_id", unique=True),
         Index("ix_crypto_payments_lot_id", "lot_id"),
         Index(
