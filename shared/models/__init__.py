@@ -1,6 +1,14 @@
 """The tables, one module an area: ledger, payments, operations, campaigns (behaviour 3)."""
 
-from shared.models import campaigns, ledger, operations, payments, reconciliation, x402
+from shared.models import (
+    campaigns,
+    ledger,
+    notifications,
+    operations,
+    payments,
+    reconciliation,
+    x402,
+)
 from shared.models.base import Base
 
 metadata = Base.metadata
@@ -10,6 +18,7 @@ __all__ = [
     "campaigns",
     "ledger",
     "metadata",
+    "notifications",
     "operations",
     "payments",
     "reconciliation",

@@ -8,7 +8,15 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from shared.models.base import NOW, STRICT, Base, one_of
 
-DLQ_OPERATIONS = ("deposit", "refund", "distribution", "reconciliation", "webhook")
+# The five types of the earlier system, then ours: a webhook of ours that nobody took.
+DLQ_OPERATIONS = (
+    "deposit",
+    "refund",
+    "distribution",
+    "reconciliation",
+    "webhook",
+    "notification",
+)
 RULE_STATUSES = (
     "draft",
     "pending_approval",

@@ -17,6 +17,7 @@ from shared.errors import ArrakisError, Conflict, Invalid, NotFound
 from shared.ledger.commands import Outcome
 from shared.ledger.terms import read_terms, require_receivers
 from shared.models.operations import ConfigRow
+from shared.notifications import policy as watching
 from shared.operations.audit import Actor, record
 from shared.operations.mints import read_threshold
 from shared.operations.revenue_rules import read_cooldown_hours
@@ -149,6 +150,20 @@ _ALL = (
         "factor",
         "1 to 10",
         "1",
+    ),
+    Setting(
+        "low_balance_threshold_micro",
+        "An account whose available credits fall below it is told of by webhook",
+        "micro-USD",
+        "a whole number; 0: none is",
+        "0",
+    ),
+    Setting(
+        "expiry_notice_hours",
+        "How long before its end a lot with credits left is told of by webhook",
+        "hours",
+        "0 to 9999; 0: never",
+        "0",
     ),
     _written("last_reconciliation_at", "When the books were last compared", "time"),
     _written("last_reconciliation_result", "What the last comparison found", "JSON"),
@@ -286,5 +301,7 @@ def _describe(key: str, row: Any) -> dict[str, Any]:
 _OTHERS = {
     "four_eyes_threshold_micro": read_threshold,
     "revenue_rule_cooldown_hours": read_cooldown_hours,
+    "low_balance_threshold_micro": watching.read_threshold,
+    "expiry_notice_hours": watching.read_hours,
 }
 _ROWS = select(*_TABLE.c).order_by(ConfigRow.key)
