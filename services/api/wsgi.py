@@ -2,6 +2,7 @@
 
 from services.api.app import create_app
 from shared import schema
+from shared.alerts.counts import Recorder
 from shared.balance_cache import BalanceCache
 from shared.config import ApiSettings, load_settings
 from shared.database import Database
@@ -21,3 +22,4 @@ if database.is_sqlite if settings.arrakis_auto_migrate is None else settings.arr
     schema.upgrade(database)
 schema.require_current(database)
 app = create_app(settings, database, balances)
+Recorder(database).start()

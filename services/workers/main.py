@@ -7,6 +7,7 @@ from services.workers.app import install
 from services.workers.schedule import beat_schedule
 from services.workers.watchdog import Watchdog
 from services.workers.work import Work
+from shared.alerts.counts import Recorder
 from shared.balance_cache import BalanceCache
 from shared.config import WorkerSettings, load_settings
 from shared.database import Database
@@ -43,3 +44,4 @@ def _serve_metrics(**_: object) -> None:
 
 
 signals.worker_init.connect(_serve_metrics, weak=False)
+signals.worker_init.connect(lambda **_: Recorder(database).start(), weak=False)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from services.workers.schedule import EVERY_SECONDS
+from shared.alerts import counts
 from shared.campaigns import lifecycle, working
 from shared.errors import Unavailable
 from shared.ledger import sweeps
@@ -53,7 +54,9 @@ class Work:
             TaskName.EXPIRE_LOTS: lambda: sweeps.expire_lots(database, terms),
             TaskName.ROLL_UP_REVENUE: lambda: sweeps.roll_up_revenue(database),
             TaskName.SWEEP_KEYS: lambda: (
-                sweeps.sweep_idempotency_keys(database) + tokens.sweep(database)
+                sweeps.sweep_idempotency_keys(database)
+                + tokens.sweep(database)
+                + counts.sweep(database)
             ),
             TaskName.SWEEP_QUOTES: lambda: quotes.sweep(database),
             TaskName.ACTIVATE_RULES: lambda: revenue_rules.activate_due(database),

@@ -1,6 +1,7 @@
 """The tables, one module an area: ledger, payments, operations, campaigns (behaviour 3)."""
 
 from shared.models import (
+    alerts,
     campaigns,
     ledger,
     notifications,
@@ -15,9 +16,9 @@ metadata = Base.metadata
 
 __all__ = [
     "Base",
+    "alerts",
     "campaigns",
     "ledger",
-    "metadata",
     "notifications",
     "operations",
     "payments",

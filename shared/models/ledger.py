@@ -223,6 +223,19 @@ class Reservation(Base):
             sqlite_where=text("NOT is_revenue_posted"),
         ),
         Index("ix_credit_reservations_account", "account_id", "created_at"),
+        # What ended lately, for the alerts' rates.
+        Index(
+            "ix_credit_reservations_ended",
+            "finalized_at",
+            postgresql_where=text("finalized_at IS NOT NULL"),
+            sqlite_where=text("finalized_at IS NOT NULL"),
+        ),
+        Index(
+            "ix_credit_reservations_expired",
+            "expires_at",
+            postgresql_where=text("status = 'expired'"),
+            sqlite_where=text("status = 'expired'"),
+        ),
         {**STRICT, "postgresql_with": {"fillfactor": 70}},
     )
 

@@ -26,6 +26,7 @@ RULE_STATUSES = (
     "rejected",
 )
 _WAITING = text("status IN ('pending', 'processing')")
+_OPEN = text("status IN ('pending', 'processing', 'manual_review')")
 _ACTIVE = text("status = 'active'")
 
 
@@ -43,6 +44,14 @@ class DeadLetter(Base):
             "next_retry_at",
             postgresql_where=_WAITING,
             sqlite_where=_WAITING,
+        ),
+        Index(
+            "ix_billing_dlq_open",
+            "status",
+            "operation_type",
+            "created_at",
+            postgresql_where=_OPEN,
+            sqlite_where=_OPEN,
         ),
         Index("uq_billing_dlq_subject", "operation_type", "subject_id", unique=True),
         STRICT,

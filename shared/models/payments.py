@@ -29,6 +29,11 @@ PAYMENT_STATUSES = (
 # provider paid out, what a transfer on chain brought, or an admin's decision.
 CREDIT_BASES = ("price", "pack", "overpaid", "outcome", "transfer", "admin")
 
+# Money has come for it and no lot was given; in ``manual_review`` a person has it in hand.
+PAID_NOT_CREDITED = text(
+    "lot_id IS NULL AND status IN ('confirmed', 'sending', 'partially_paid', 'finished')"
+)
+
 
 class CryptoPayment(Base):
     """One payment at a provider. Its credits are ``payment_credits``, the first lot ``lot_id``.
@@ -66,6 +71,12 @@ class CryptoPayment(Base):
             "next_poll_at",
             postgresql_where=text("next_poll_at IS NOT NULL"),
             sqlite_where=text("next_poll_at IS NOT NULL"),
+        ),
+        Index(
+            "ix_crypto_payments_uncredited",
+            "updated_at",
+            postgresql_where=PAID_NOT_CREDITED,
+            sqlite_where=PAID_NOT_CREDITED,
         ),
         STRICT,
     )

@@ -1,0 +1,139 @@
+"""Counts of what leaves no row: refusals, cache reads, provider calls; by minute, of all processes.
+
+Each process adds what its Prometheus counters have grown by, every few seconds and from a thread
+of its own: no answer waits for it. A process that is killed takes its last seconds along.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime
+
+import structlog
+from prometheus_client import Counter as Metric
+from sqlalchemy import bindparam, delete, func, select, text
+
+from shared.clock import add_seconds
+from shared.database import Database, Tx
+from shared.errors import Unavailable
+from shared.models.alerts import MinuteCount
+from shared.models.types import UtcTime
+from shared.observability import BALANCE_CACHE, OUTCOMES, PROVIDER_CALLS
+
+log = structlog.get_logger()
+REFUSED_402 = "refused_402"
+RESERVE_GRANTED = "reserve_granted"
+CACHE_HIT, CACHE_MISS = "cache_hit", "cache_miss"
+PROVIDERS = ("nowpayments", "x402", "chain")
+FLUSH_SECONDS = 3.0
+# The checklist of the modes looks back for 30 days.
+RETENTION_DAYS = 32
+_DAY_SECONDS = 86_400
+_SWEEP_BATCH = 10_000
+# What a provider said itself, a refusal included. Anything else is a call that came to nothing.
+_ANSWERS = {"ok", "refused", "throttled"}
+
+
+def answered(provider: str) -> str:
+    """Return the name under which calls are counted that *provider* answered."""
+    return f"{provider}_answered"
+
+
+def failed(provider: str) -> str:
+    """Return the name under which calls are counted that *provider* did not answer."""
+    return f"{provider}_failed"
+
+
+def total(tx: Tx, name: str, since: datetime) -> int:
+    """Return how often *name* was counted from the minute of *since* on."""
+    return int(tx.scalar(_TOTAL, name=name, since=_minute_of(since)))
+
+
+def add(tx: Tx, name: str, number: int) -> None:
+    """Count *number* more of *name* in this minute."""
+    tx.run(_ADD, name=name, minute=_minute_of(tx.now), number=number)
+
+
+def sweep(database: Database) -> int:
+    """Forget a batch of the oldest minutes; return how many rows went."""
+    with database.transaction() as tx:
+        return tx.run(_SWEEP, before=add_seconds(tx.now, -RETENTION_DAYS * _DAY_SECONDS))
+
+
+class Recorder:
+    """Adds to the table what this process has counted since the recorder was made."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._recorded = _counted()
+
+    def start(self) -> None:
+        """Record from now on, in the background."""
+        threading.Thread(target=self._record, name="recorder", daemon=True).start()
+
+    def flush(self) -> None:
+        """Add what is new. Raises Unavailable; then it is added with the next call."""
+        counted = _counted()
+        new = counted - self._recorded
+        if not new:
+            return
+        with self._database.transaction() as tx:
+            for name in sorted(new):  # one order for all, so that no two wait for each other
+                add(tx, name, new[name])
+        self._recorded = counted
+
+    def _record(self) -> None:
+        while True:
+            time.sleep(FLUSH_SECONDS)
+            try:
+                self.flush()
+            except Unavailable as error:
+                log.warning("counts_not_recorded", reason=error.message)
+            except Exception:
+                log.exception("counts_not_recorded")  # whatever it is, the thread must go on
+
+
+def _counted() -> Counter[str]:
+    """Return what this process has counted so far, by the names of the table."""
+    counted: Counter[str] = Counter()
+    for labels, value in _samples(OUTCOMES):
+        if labels["operation"] in ("reserve", "extend"):
+            if labels["code"] == "insufficient_credits":
+                counted[REFUSED_402] += value
+            elif labels["code"] == "ok":
+                counted[RESERVE_GRANTED] += value
+    for labels, value in _samples(BALANCE_CACHE):
+        counted[CACHE_HIT if labels["outcome"] == "hit" else CACHE_MISS] += value
+    for labels, value in _samples(PROVIDER_CALLS):
+        name = answered if labels["outcome"] in _ANSWERS else failed
+        counted[name(labels["provider"])] += value
+    return counted
+
+
+def _samples(metric: Metric) -> Iterator[tuple[dict[str, str], int]]:
+    for family in metric.collect():
+        for sample in family.samples:
+            if sample.name.endswith("_total"):
+                yield sample.labels, int(sample.value)
+
+
+def _minute_of(moment: datetime) -> datetime:
+    return moment.replace(second=0, microsecond=0)
+
+
+_TOTAL = select(func.coalesce(func.sum(MinuteCount.total), 0)).where(
+    MinuteCount.name == bindparam("name"),
+    MinuteCount.minute >= bindparam("since", type_=UtcTime()),
+)
+_ADD = text(
+    "INSERT INTO minute_counts (name, minute, total) VALUES (:name, :minute, :number)"
+    " ON CONFLICT (name, minute) DO UPDATE SET total = minute_counts.total + excluded.total"
+).bindparams(bindparam("minute", type_=UtcTime()))
+_OLDEST = (
+    select(MinuteCount.minute)
+    .where(MinuteCount.minute < bindparam("before", type_=UtcTime()))
+    .order_by(MinuteCount.minute)
+    .limit(_SWEEP_BATCH)
+)
+_SWEEP = delete(MinuteCount).where(MinuteCount.minute.in_(_OLDEST))
