@@ -193,6 +193,12 @@ def _allow_dead_letters_of(operations: tuple[str, ...]) -> None:
     op.create_index(
         "uq_billing_dlq_subject", "billing_dlq", ["operation_type", "subject_id"], unique=True
     )
+    op.create_index(
+        "ix_billing_dlq_open",
+        "billing_dlq",
+        ["status", "operation_type", "created_at"],
+        sqlite_where=sa.text("status IN ('pending', 'processing', 'manual_review')"),
+    )
 
 
 def downgrade() -> None:
