@@ -25,7 +25,7 @@ class Story:
     """Drives the running system, prints what happens and checks it."""
 
     def __init__(self, stack: Stack, *, api: str, simulator: str, database: Path) -> None:
-        self._stack = stack
+        self.stack = stack
         self._api = api
         self._simulator = simulator
         self._database = database
@@ -43,10 +43,14 @@ class Story:
 
     def check(self, what: str, found: object, expected: object) -> None:
         """Print *what* was found. Raises WrongFigureError unless it is what was expected."""
-        if found != expected:
-            raise WrongFigureError(f"{what}: expected {expected!r}, found {found!r}")
+        self.require(what, found, expected)
         self.checks += 1
         print(f"  {green('✓')} {what}: {found}", flush=True)
+
+    def require(self, what: str, found: object, expected: object) -> None:
+        """Raise WrongFigureError unless *found* is what was *expected*; print nothing."""
+        if found != expected:
+            raise WrongFigureError(f"{what}: expected {expected!r}, found {found!r}")
 
     def wait_for(
         self,
@@ -113,7 +117,7 @@ class Story:
 
     def _token(self, kind: str, subject: str = "demo") -> dict[str, str]:
         now = int(time.time())
-        env = self._stack.env
+        env = self.stack.env
         kinds: dict[str, tuple[str, int, dict[str, Any]]] = {
             "s2s": (
                 env["BILLING_INTERNAL_JWT_SECRET"],

@@ -1,0 +1,126 @@
+"""The chapters of the demo in which things break: a killed worker, an empty Redis, dead letters."""
+
+import json
+import random
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from deploy.local.chaos.victims import Hand, Strike
+from deploy.local.stack import ROOT
+from deploy.local.story import Story
+
+DEPOSITS = 200
+TABR = "acct-sietch-tabr"
+CHANI = "acct-chani"
+_AT_ONCE = 8
+_DEPOSIT_MICRO = 5_000_000
+_KILL_AFTER = 60
+_HEAL_SECONDS = 40.0
+_COMMAND_SECONDS = 60.0
+
+
+def killed(story: Story) -> None:
+    """Kill a worker and empty Redis while 200 deposits arrive: each is credited once."""
+    story.chapter(f"8. kill -9 a worker amid {DEPOSITS} deposits, and Redis comes back empty")
+    body = {"entityType": "community", "entityId": "tabr", "accountId": TABR}
+    story.post("/admin/billing/accounts", body, kind="admin")
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        made = list(pool.map(lambda number: _ask(story, number), range(DEPOSITS)))
+        story.check("payments asked for", len(set(made)), DEPOSITS)
+        early = list(pool.map(lambda one: _finish(story, one), made[:_KILL_AFTER]))
+        late = [pool.submit(_finish, story, one) for one in made[_KILL_AFTER:]]
+        before = story.stack.pids()
+        hand = Hand(story.stack, story.simulate, random.Random(8))
+        for act, name in (("kill", "worker-payments"), ("empty", "redis")):
+            story.require(f"{name} runs", hand.strike(Strike(0, act, name)), expected=True)
+            story.say(f"kill -9 {before[name]}  # {name}")
+        seen = _credits(story)[0]
+        story.say(f"then {seen} of {DEPOSITS} were credited; notices go on coming")
+        answers = early + [one.result() for one in late]
+    story.check("notices answered 200", answers.count(200), DEPOSITS)
+    story.wait_for(
+        "lots, payments that they are for, micro-USD",
+        lambda: _credits(story),
+        (DEPOSITS, DEPOSITS, DEPOSITS * _DEPOSIT_MICRO),
+        seconds=_HEAL_SECONDS,
+    )
+    story.wait_for("another worker runs", lambda: _is_another(story, before), expected=True)
+    balance = story.get(f"/api/internal/accounts/{TABR}/balance")["availableMicro"]
+    story.check("balance", balance, str(DEPOSITS * _DEPOSIT_MICRO))
+
+
+def _ask(story: Story, number: int) -> str:
+    """Ask for a payment as a service does; a service of its own each 100, for the rate limit."""
+    body = {"accountId": TABR, "amountUsd": "5.00", "payCurrency": "btc"}
+    answer = story.post("/api/internal/payments", body, subject=f"demo-{number // 100}")
+    story.require("POST /api/internal/payments", answer.status_code, 201)
+    return str(answer.json()["providerPaymentId"])
+
+
+def _finish(story: Story, provider_id: str) -> int:
+    """Let the provider tell that it is paid; return what our receiver answered."""
+    sent = story.simulate(f"/payments/{provider_id}/advance", {"status": "finished"})
+    return int(sent["deliveries"][-1]["http_status"])
+
+
+def _credits(story: Story) -> tuple[int, int, int]:
+    [found] = story.sql(
+        "SELECT COUNT(*), COUNT(DISTINCT source_id), COALESCE(SUM(original_micro), 0) "
+        f"FROM credit_lots WHERE account_id = '{TABR}'"
+    )
+    return found
+
+
+def _is_another(story: Story, before: dict[str, int]) -> bool:
+    now = story.stack.pids().get("worker-payments", 0)
+    return now not in (0, before["worker-payments"])
+
+
+def parked(story: Story) -> None:
+    """What nobody can credit waits in the queue until an operator says what it is worth."""
+    story.chapter("10. A notice that cannot be credited: the dead-letter queue, and its healing")
+    body = {"entityType": "person", "entityId": "chani", "accountId": CHANI}
+    story.post("/admin/billing/accounts", body, kind="admin")
+    asked = {"accountId": CHANI, "amountUsd": "20.00", "payCurrency": "btc"}
+    payment = story.post("/api/internal/payments", asked).json()
+    path = f"/payments/{payment['providerPaymentId']}"
+    part = {"outcome_currency": "spice", "outcome_amount": 8, "actually_paid": 0.0001}
+    story.simulate(f"{path}/notify", {"status": "partially_paid", **part})
+    letters = (
+        "SELECT id FROM billing_dlq WHERE operation_type = 'deposit' "
+        f"AND subject_id = '{payment['providerPaymentId']}' AND status = 'manual_review'"
+    )
+    story.wait_for(
+        "8 spice came, and no rule says what it is worth: letters",
+        lambda: len(story.sql(letters)),
+        1,
+    )
+    letter = story.sql(letters)[0][0]
+    listed, status = arrakis(story, "dlq", "list")
+    story.check("arrakis dlq list: exit status", status, 1)
+    story.check("it needs a person", listed["counts"]["manual_review"], 1)
+    told, _ = arrakis(story, "dlq", "retry", letter)
+    story.check("arrakis dlq retry, too early", told["status"], "manual_review")
+    story.sql("UPDATE billing_config SET value = 'usd,spice' WHERE key = 'usd_coins'")
+    story.say("UPDATE billing_config SET value = 'usd,spice' WHERE key = 'usd_coins';")
+    healed, status = arrakis(story, "dlq", "retry", letter)
+    story.check(f"arrakis dlq retry {letter}", (healed["status"], status), ("completed", 0))
+    lots = story.sql(f"SELECT original_micro FROM credit_lots WHERE account_id = '{CHANI}'")
+    story.check("credited, once", lots, [(8_000_000,)])
+
+
+def arrakis(story: Story, *arguments: str) -> tuple[Any, int]:
+    """Run the operators' command on the stack; return what it told, and its exit status."""
+    done = subprocess.run(
+        [sys.executable, "-m", "shared.cli.main", *arguments, "--json"],
+        cwd=ROOT,
+        env=story.stack.environment(),
+        capture_output=True,
+        text=True,
+        timeout=_COMMAND_SECONDS,
+        check=False,
+    )
+    story.require(f"arrakis {arguments[0]} tells JSON", done.stdout[:1], "{")
+    return json.loads(done.stdout), done.returncode
