@@ -3,11 +3,21 @@
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from typing import Any
 
 import structlog
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    Metric,
+    generate_latest,
+    multiprocess,
+    values,
+)
+from prometheus_client.registry import Collector
 
 _SECRET_NAMES = re.compile(r"secret|token|password|authorization|signature|api_key", re.IGNORECASE)
 
@@ -70,18 +80,33 @@ TASK_SECONDS = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
 TASK_ITEMS = Counter("arrakis_task_items_total", "Rows worked off.", ["queue", "task"])
-# Of the database, read when /metrics is asked for, so every process tells the same.
-QUEUE_ROWS = Gauge("arrakis_queue_due_rows", "Rows that are due.", ["queue", "kind"])
-QUEUE_LAG = Gauge(
-    "arrakis_queue_lag_seconds", "For how long the oldest due row is due.", ["queue", "kind"]
-)
-TICK_AGE = Gauge(
-    "arrakis_tick_age_seconds", "Seconds since a kind of work last succeeded.", ["task"]
-)
-TICK_MISSING = Gauge(
-    "arrakis_tick_missing", "1 if a kind of work has not succeeded in time.", ["task"]
-)
-DEAD_LETTERS = Gauge("arrakis_dead_letters", "Dead letters by status (runbook 3).", ["status"])
+
+
+def process_registry() -> CollectorRegistry:
+    """Return what was counted: by this process, or, if they share a folder, by all that do.
+
+    The folder is PROMETHEUS_MULTIPROC_DIR, which prometheus_client reads when it is imported.
+    """
+    if values.ValueClass is values.MutexValue:
+        return REGISTRY
+    together = CollectorRegistry()
+    multiprocess.MultiProcessCollector(together)  # type: ignore[no-untyped-call] # untyped there
+    return together
+
+
+class _Listed(Collector):
+    def __init__(self, found: Iterable[Metric]) -> None:
+        self._found = found
+
+    def collect(self) -> Iterable[Metric]:
+        return self._found
+
+
+def exposition(database_says: Iterable[Metric] = ()) -> bytes:
+    """Return the answer of /metrics: what was counted, and what the database says."""
+    gauges = CollectorRegistry()
+    gauges.register(_Listed(database_says))
+    return generate_latest(process_registry()) + generate_latest(gauges)
 
 
 def configure_logging(service: str, level: str = "INFO") -> None:

@@ -6,6 +6,7 @@ import sys
 
 from deploy.local.lock import StackError
 from deploy.local.secrets import replace_private
+from deploy.local.services import METRICS_PORT
 from deploy.local.stack import ROOT, Stack
 
 ACCOUNT = "acct-demo"
@@ -19,6 +20,7 @@ The billing system is ready.
   Flower     {flower}   (user admin; the password is in {data}/local.env)
   Provider   {provider}
   Database   {database}
+  Metrics    {metrics}
   Logs       {logs}/*.log
 
 Paste into another terminal:
@@ -70,6 +72,7 @@ def banner(stack: Stack) -> str:
         provider=stack.env["NOWPAYMENTS_API_URL"],
         database=database if database.startswith("sqlite") else "PostgreSQL",  # has a password
         logs=stack.log_directory,
+        metrics="\n             ".join(_metrics(stack)),
         account=ACCOUNT,
         admin=admin,
         member=member,
@@ -93,6 +96,17 @@ def _own_settings(stack: Stack) -> list[str]:
 
 def _address(stack: Stack, name: str) -> str:
     return f"http://127.0.0.1:{stack.processes[name].port}"
+
+
+def _metrics(stack: Stack) -> list[str]:
+    """Return where Prometheus finds each process that counts something."""
+    served = {name: stack.processes[name].port for name in ("api", "webhooks")}
+    own = {
+        name: process.env[METRICS_PORT]
+        for name, process in stack.processes.items()
+        if METRICS_PORT in process.env
+    }
+    return [f"http://127.0.0.1:{port}/metrics  {name}" for name, port in (served | own).items()]
 
 
 def _tokens(stack: Stack, *kinds: list[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """The real system as a stack: which processes there are, how they start, when they are ready."""
 
 import json
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from deploy.local.stack import Process, Stack
 
 SERVERS, API, REST = range(3)  # stages
 X402_PAY_TO = "0x00000000000000000000000000000000000a11ce"  # on the simulator's chain only
+METRICS_PORT = "ARRAKIS_METRICS_PORT"
 WORKER_QUEUES = ("payments", "ledger", "maintenance")
 
 
@@ -57,8 +59,8 @@ def arrakis_stack(
     if not database_url.startswith("sqlite"):  # on SQLite the API migrates at its start
         migrate = [sys.executable, "-m", "shared.cli.main", "migrate"]
         processes.append(Process(name="migrate", command=migrate, stage=API, once=True))
-    processes.append(_granian("api", api_port, stage=API, health="/api/internal/health"))
-    processes.append(_granian("webhooks", webhooks_port, stage=REST, health="/health"))
+    processes.append(_granian("api", api_port, data, stage=API, health="/api/internal/health"))
+    processes.append(_granian("webhooks", webhooks_port, data, stage=REST, health="/health"))
     if workers:
         processes += [_worker(queue) for queue in WORKER_QUEUES]
         processes += [
@@ -128,7 +130,8 @@ def _simulator(port: int, webhooks_port: int) -> Process:
     )
 
 
-def _granian(service: str, port: int, *, stage: int, health: str) -> Process:
+def _granian(service: str, port: int, data: Path, *, stage: int, health: str) -> Process:
+    counted = data / "run" / f"metrics-{service}"
     command = [
         *(sys.executable, "-m", "granian", "--interface", "wsgi"),
         *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
@@ -136,7 +139,20 @@ def _granian(service: str, port: int, *, stage: int, health: str) -> Process:
         f"services.{service}.wsgi:app",
     ]
     ready = http_ready(f"http://127.0.0.1:{port}{health}")
-    return Process(name=service, command=command, port=port, stage=stage, ready=ready)
+    return Process(
+        name=service,
+        command=command,
+        env={"PROMETHEUS_MULTIPROC_DIR": str(counted)},
+        port=port,
+        stage=stage,
+        ready=ready,
+        before=lambda: _empty(counted),
+    )
+
+
+def _empty(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
 
 
 def _celery(*arguments: str) -> list[str]:
@@ -147,12 +163,16 @@ def _worker(queue: str) -> Process:
     options = ["-Q", queue, "-n", f"{queue}@%h", "--pool", "threads", "-c", "4"]
     quiet = ["--without-gossip", "--without-mingle", "-E", "--loglevel", "WARNING"]
     command = _celery("worker", *options, *quiet)
-    return Process(name=f"worker-{queue}", command=command, stage=REST)
+    return Process(name=f"worker-{queue}", command=command, env=_own_metrics(), stage=REST)
 
 
 def _beat(schedule: Path) -> Process:
     command = _celery("beat", "--schedule", str(schedule), "--pidfile=", "--loglevel", "WARNING")
-    return Process(name="beat", command=command, stage=REST)
+    return Process(name="beat", command=command, env=_own_metrics(), stage=REST)
+
+
+def _own_metrics() -> dict[str, str]:
+    return {METRICS_PORT: str(free_port()), "ARRAKIS_METRICS_ADDRESS": "127.0.0.1"}
 
 
 def _flower(port: int, password: str) -> Process:

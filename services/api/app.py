@@ -5,7 +5,7 @@ import time
 
 import structlog
 from flask import Flask, Response, g, request
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Metric
 
 from services.api import errors
 from services.api.auth import Revocations, policies
@@ -30,7 +30,7 @@ from shared.errors import Unavailable
 from shared.ids import new_id
 from shared.ledger.executor import Executor
 from shared.ledger.terms import TermsCache
-from shared.observability import REQUEST_SECONDS, REQUESTS
+from shared.observability import REQUEST_SECONDS, REQUESTS, exposition
 from shared.operations import gauges
 from shared.wiring import make_cashier, make_intake
 
@@ -101,9 +101,10 @@ def _end(response: Response) -> Response:
 
 
 def _metrics() -> Response:
+    database_says: list[Metric] = []
     try:
         with services().database.reading() as tx:
-            gauges.refresh(tx)
+            database_says = gauges.read(tx)
     except Unavailable as error:  # then what this process counted is still worth telling
         log.warning("gauges_not_read", reason=error.message)
-    return Response(generate_latest(), content_type=CONTENT_TYPE_LATEST)
+    return Response(exposition(database_says), content_type=CONTENT_TYPE_LATEST)

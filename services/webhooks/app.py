@@ -5,7 +5,7 @@ import time
 
 import structlog
 from flask import Flask, Response, g, request
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy import text
 from werkzeug.exceptions import HTTPException
 
@@ -13,7 +13,7 @@ from services.webhooks.routes import routes
 from shared.config import WebhookSettings
 from shared.database import Database
 from shared.errors import Unavailable
-from shared.observability import REQUEST_SECONDS, REQUESTS
+from shared.observability import REQUEST_SECONDS, REQUESTS, exposition
 
 log = structlog.get_logger()
 
@@ -43,7 +43,7 @@ def _health(database: Database) -> Response:
 
 
 def _metrics() -> Response:
-    return Response(generate_latest(), content_type=CONTENT_TYPE_LATEST)
+    return Response(exposition(), content_type=CONTENT_TYPE_LATEST)
 
 
 def _begin() -> None:

@@ -13,7 +13,7 @@ from shared.config import WorkerSettings, load_settings
 from shared.database import Database
 from shared.ledger.terms import TermsCache
 from shared.messaging import make_celery
-from shared.observability import configure_logging
+from shared.observability import HINTS, configure_logging, process_registry
 from shared.wiring import make_cashier, make_intake
 
 settings = load_settings(WorkerSettings)
@@ -38,10 +38,20 @@ signals.setup_logging.connect(
 
 
 def _serve_metrics(**_: object) -> None:
-    """Tell Prometheus what this worker has counted, if it was given a port for that."""
+    """Tell Prometheus what this worker or beat has counted, if it was given a port for that."""
     if settings.arrakis_metrics_port:
-        start_http_server(settings.arrakis_metrics_port, addr=settings.arrakis_metrics_address)
+        start_http_server(
+            settings.arrakis_metrics_port,
+            addr=settings.arrakis_metrics_address,
+            registry=process_registry(),
+        )
+
+
+def _count_hint(sender: str, **_: object) -> None:
+    HINTS.labels(sender, "sent").inc()
 
 
 signals.worker_init.connect(_serve_metrics, weak=False)
+signals.beat_init.connect(_serve_metrics, weak=False)
+signals.after_task_publish.connect(_count_hint, weak=False)  # beat's: workers send none
 signals.worker_init.connect(lambda **_: Recorder(database).start(), weak=False)

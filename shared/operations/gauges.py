@@ -1,20 +1,53 @@
-"""What the database says of the work, as gauges for Prometheus, read when they are asked for."""
+"""What the database says of the work, as gauges for Prometheus, read when they are asked for.
+
+They are no values of a process, so however many processes answer, each tells the same once.
+"""
+
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
 
 from shared.database import Tx
-from shared.observability import DEAD_LETTERS, QUEUE_LAG, QUEUE_ROWS, TICK_AGE, TICK_MISSING
 from shared.operations import dlq, ticks
 
 _LETTER_STATUSES = ("pending", "processing", "manual_review", "failed", "completed")
 
 
-def refresh(tx: Tx) -> None:
-    """Set every gauge to what is true now."""
+def families() -> dict[str, GaugeMetricFamily]:
+    """Return every gauge by its name, without values."""
+    made = (
+        GaugeMetricFamily("arrakis_queue_due_rows", "Rows that are due.", labels=["queue", "kind"]),
+        GaugeMetricFamily(
+            "arrakis_queue_lag_seconds",
+            "For how long the oldest due row is due.",
+            labels=["queue", "kind"],
+        ),
+        GaugeMetricFamily(
+            "arrakis_tick_age_seconds",
+            "Seconds since a kind of work last succeeded.",
+            labels=["task"],
+        ),
+        GaugeMetricFamily(
+            "arrakis_tick_missing",
+            "1 if a kind of work has not succeeded in time.",
+            labels=["task"],
+        ),
+        GaugeMetricFamily(
+            "arrakis_dead_letters", "Dead letters by status (runbook 3).", labels=["status"]
+        ),
+    )
+    return {family.name: family for family in made}
+
+
+def read(tx: Tx) -> list[Metric]:
+    """Return every gauge with what is true now."""
+    found = families()
     for lag in ticks.lags(tx):
-        QUEUE_ROWS.labels(lag.queue, lag.kind).set(lag.rows)
-        QUEUE_LAG.labels(lag.queue, lag.kind).set(lag.seconds)
+        found["arrakis_queue_due_rows"].add_metric([lag.queue, lag.kind], lag.rows)
+        found["arrakis_queue_lag_seconds"].add_metric([lag.queue, lag.kind], lag.seconds)
     for tick in ticks.list_ticks(tx):
-        TICK_MISSING.labels(tick.name).set(tick.is_missing)
-        TICK_AGE.labels(tick.name).set(tick.age_seconds)
+        found["arrakis_tick_missing"].add_metric([tick.name], tick.is_missing)
+        found["arrakis_tick_age_seconds"].add_metric([tick.name], tick.age_seconds)
     counts = dlq.depth(tx)
     for status in _LETTER_STATUSES:
-        DEAD_LETTERS.labels(status).set(counts.get(status, 0))
+        found["arrakis_dead_letters"].add_metric([status], counts.get(status, 0))
+    return list(found.values())
