@@ -1,17 +1,18 @@
 """``arrakis config`` and ``arrakis mode``: the settings of the running system."""
 
 import sys
-from typing import Any
+from typing import Any, Literal
 
 import click
 
+from shared.balance_cache import BalanceCache
 from shared.cli.acting import operator, with_reason
 from shared.cli.output import as_json, tell
 from shared.config import OperatorSettings
 from shared.database import Database
-from shared.ledger.terms import Mode
+from shared.ledger.terms import Mode, TermsCache
 from shared.models.ledger import MODES
-from shared.operations import modes
+from shared.operations import modes, rehearsal
 from shared.operations import settings as desk
 
 _BAD_NEWS = 1
@@ -139,6 +140,36 @@ def set_mode(
     tell(found, is_json=is_json, text=f"The mode {words} {found['mode']}.")
 
 
+@mode.command("rehearse")
+@click.option(
+    "--mode", "wanted", type=click.Choice([*MODES, "all"]), default="all", show_default=True
+)
+@as_json
+@click.pass_obj
+def rehearse(settings: OperatorSettings, wanted: Mode | Literal["all"], *, is_json: bool) -> None:
+    """Try 402, clawback and dead letters on the sandbox account; exit 1 if a check failed.
+
+    Safe at any time, whatever mode is in force: nobody else's credits are touched, and what it
+    made is gone or neutral afterwards. It is evidence for `arrakis mode readiness` for 30 days.
+
+    \b
+    Example:
+        arrakis mode rehearse --mode live
+    """
+    database = Database(settings.database_url, after_commit=[BalanceCache(settings.redis_url)])
+    terms = TermsCache(database, ceiling_micro=settings.billing_ceiling_micro)
+    chosen = rehearsal.ALL_MODES if wanted == "all" else (wanted,)
+    found = rehearsal.rehearse(database, terms, operator(), chosen)
+    lines = [
+        f"{'passed' if one['passed'] else 'FAILED':6}  {one['mode']:6}  {one['check']:6}"
+        f"  {one.get('because', '')}".rstrip()
+        for one in found["checks"]
+    ]
+    tell(found, is_json=is_json, text="\n".join(lines))
+    if not found["passed"]:
+        sys.exit(_BAD_NEWS)
+
+
 def _line(one: dict[str, Any]) -> str:
     value = " ".join(one["value"].split())
     shown = value if len(value) <= 60 else f"{value[:57]}..."  # noqa: PLR2004  a column's width
@@ -148,7 +179,14 @@ def _line(one: dict[str, Any]) -> str:
 def _checked(item: dict[str, Any]) -> str:
     figures = ", ".join(f"{name} {value}" for name, value in item["figures"].items())
     value = item["value"] or "unknown"
+    sources = "; ".join(_source(one) for one in item["evidence"]) or "nothing recorded"
     return (
         f"{item['met']:8} {item['id']:24} {value} (asked: {item['threshold']})  {item['asks']}"
-        f" [{figures}]"
+        f" [{figures}; from {sources}]"
     )
+
+
+def _source(evidence: dict[str, Any]) -> str:
+    if evidence["from"] == "rehearsal":
+        return f"the rehearsal of {evidence['at']} by {evidence['by']}"
+    return f"{evidence['count']} {evidence['from']}"

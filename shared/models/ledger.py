@@ -9,6 +9,8 @@ from shared.models.base import NOW, STRICT, Base, one_of
 from shared.models.types import Flag, Micro, UtcTime
 
 GENERAL_POOL = "general"
+# Where modes are rehearsed: what happens there is nobody's usage, and no figure counts it.
+REHEARSAL_ACCOUNT = "rehearsal"
 
 ENTITY_TYPES = ("agent", "person", "community", "mod", "protocol", "foundation", "commons")
 SOURCE_TYPES = ("deposit", "grant", "purchase", "transfer_in", "commons_dividend")

@@ -81,12 +81,14 @@ def complete(tx: Tx, operation: str, *, subject_id: str) -> None:
         update_rows(tx, _TABLE, [row])
 
 
-def take_due(tx: Tx, operation: str) -> list[str]:
+def take_due(tx: Tx, operation: str, *, only: str | None = None) -> list[str]:
     """Mark due rows of *operation* as being processed and return their subjects.
 
     A row that is being processed for longer than its lease is due again: its worker is gone (W61).
+    *only* leaves every subject but this one alone.
     """
-    rows = tx.all(_DUE, operation=operation, now=tx.now)
+    statement = _DUE if only is None else _DUE.where(DeadLetter.subject_id == only)
+    rows = tx.all(statement, operation=operation, now=tx.now)
     begin(tx, [row.id for row in rows])
     return [row.subject_id for row in rows]
 

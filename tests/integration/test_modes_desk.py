@@ -6,7 +6,7 @@ from typing import Any, get_args
 import pytest
 
 from shared.ledger.terms import Mode
-from shared.operations import modes
+from shared.operations import modes, rehearsal
 from shared.operations.audit import Actor
 from tests.command import arrakis, told
 from tests.harness import unique, wait_until
@@ -52,6 +52,9 @@ def test_an_empty_system_may_not_go_up_unless_it_is_forced_with_a_reason(ledger:
     assert [(one["id"], one["met"]) for one in outcome.error.details["items"]] == [
         ("shadow_days", "no"),
         ("shadow_error_rate", "unknown"),
+        ("shadow_402", "no"),
+        ("shadow_refund", "no"),
+        ("shadow_dlq", "no"),
     ]
     assert ledger.rows("SELECT value FROM billing_config WHERE key = 'billing_mode'") == [
         ("shadow",)
@@ -62,7 +65,8 @@ def test_an_empty_system_may_not_go_up_unless_it_is_forced_with_a_reason(ledger:
     assert (first, refused["refusedBecause"]) == ("mode_set_refused", "mode_not_ready")
     assert (second, done["force"], done["from"], done["to"]) == ("mode_set", True, "shadow", "live")
     assert set(done["unmet"]) == {
-        "shadow_days", "shadow_error_rate", "soft_days", "soft_overrun_rate", "refund_seen",
+        "shadow_days", "shadow_error_rate", "soft_days", "soft_overrun_rate",
+        *(f"{mode}_{check}" for mode in get_args(Mode) for check in ("402", "refund", "dlq")),
     }  # fmt: skip
 
 
@@ -83,6 +87,7 @@ def test_seven_clean_days_of_shadow_open_soft(ledger: Ledger) -> None:
     assert (found["shadow_days"]["value"], found["shadow_days"]["met"]) == ("7", "yes")
     assert found["shadow_error_rate"]["figures"] == {"bad": 0, "of": 70}
     assert found["shadow_error_rate"]["value"] == "0.00 %"
+    rehearsal.rehearse(ledger.database, ledger.terms, OPERATOR, ["shadow"])
     assert set_mode(ledger, "soft").unwrap()["mode"] == "soft"
 
 
@@ -95,13 +100,18 @@ def test_one_lost_hold_in_a_hundred_is_too_many(ledger: Ledger) -> None:
     assert (found["value"], found["met"]) == ("1.96 %", "no")
 
 
-def test_live_asks_for_three_days_of_soft_without_overruns_and_for_a_refund(
+def test_live_asks_for_three_days_of_soft_without_overruns_and_for_rehearsals(
     ledger: Ledger,
 ) -> None:
     live_through(ledger, "soft", 3)
+    rehearsal.rehearse(ledger.database, ledger.terms, OPERATOR, ["soft"])
     outcome = set_mode(ledger, "live")
     assert outcome.error is not None
-    assert [one["id"] for one in outcome.error.details["items"]] == ["refund_seen"]
+    assert [one["id"] for one in outcome.error.details["items"]] == [
+        "live_402", "live_refund", "live_dlq",
+    ]  # fmt: skip
+    rehearsal.rehearse(ledger.database, ledger.terms, OPERATOR, ["live"])
+    assert set_mode(ledger, "live").unwrap()["mode"] == "live"
     live_through(ledger, "soft", 1, cost=11)
     found = items(ledger)["soft_overrun_rate"]
     assert (found["figures"], found["met"]) == ({"bad": 10, "of": 40}, "no")
@@ -112,6 +122,7 @@ def test_live_asks_for_three_days_of_soft_without_overruns_and_for_a_refund(
 
 def test_a_dead_letter_that_waits_stops_the_way_up(ledger: Ledger) -> None:
     live_through(ledger, "shadow", 7)
+    rehearsal.rehearse(ledger.database, ledger.terms, OPERATOR, ["shadow"])
     ledger.sql(
         "INSERT INTO billing_dlq (id, operation_type, payload, status)"
         " VALUES ('dlq_1', 'webhook', '{}', 'manual_review')"

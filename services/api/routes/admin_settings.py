@@ -11,8 +11,14 @@ from services.api.context import (
     services,
 )
 from services.api.routes.admin_access import admin_blueprint
-from services.api.schemas.settings import AuditQuery, ConfigRequest, ModeRequest, RevokeRequest
-from shared.operations import audit, modes, settings, tokens
+from services.api.schemas.settings import (
+    AuditQuery,
+    ConfigRequest,
+    ModeRequest,
+    RehearseRequest,
+    RevokeRequest,
+)
+from shared.operations import audit, modes, rehearsal, settings, tokens
 
 routes = admin_blueprint("settings")
 
@@ -54,6 +60,14 @@ def set_mode() -> Response:
     with services().database.transaction() as tx:
         outcome = modes.set_mode(tx, actor(), body.mode, reason=body.reason, is_forced=body.force)
     return answer_outcome(outcome)
+
+
+@routes.post("/mode/rehearse")
+def rehearse() -> Response:
+    """Try 402, clawback and dead letters on the sandbox account, as evidence for the readiness."""
+    wanted = parse_body(RehearseRequest).mode
+    chosen = rehearsal.ALL_MODES if wanted == "all" else (wanted,)
+    return answer(rehearsal.rehearse(services().database, services().terms, actor(), chosen))
 
 
 @routes.post("/tokens/revoke")

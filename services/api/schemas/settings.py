@@ -26,6 +26,12 @@ class ModeRequest(Request):
     force: bool = False
 
 
+class RehearseRequest(Request):
+    """The mode that is rehearsed, or all three."""
+
+    mode: Literal["shadow", "soft", "live", "all"] = "all"
+
+
 class RevokeRequest(Request):
     """A token that is refused from now on, and why; it is over at ``until``."""
 
