@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from shared.campaigns import granting, lifecycle, lists, views, working
+from shared.campaigns import granting, lifecycle, lists, revoking, views, working
 from shared.campaigns.lists import GrantList, Wish
 from shared.campaigns.states import Action
 from shared.clock import add_seconds
@@ -103,6 +103,10 @@ class Campaigns:
     def retry(self, campaign: str, grant: str) -> Outcome:
         return granting.retry(self.ledger.database, self.ledger.terms, ADMIN, campaign, grant)
 
+    def revoke(self, campaign: str, grant: str, reason: str = "mistake") -> Outcome:
+        database, terms = self.ledger.database, self.ledger.terms
+        return revoking.revoke(database, terms, ADMIN, campaign, grant, reason=reason)
+
     def preview(self, campaign: str, *wishes: Wish, **more: Any) -> dict[str, Any]:
         with self.ledger.database.reading() as tx:
             return lists.preview(tx, campaign, wishes, **more)
@@ -128,11 +132,15 @@ class Campaigns:
         }
 
     def spent(self, campaign: str) -> int:
-        """Return what is spent: the sum of what is granted, and of the lots, which is checked."""
+        """Return what is spent: the sum of the grants less what revoked ones gave back (their
+        lots tell), and of the lots less what was clawed back, which is checked."""
         [[spent, granted, lots]] = self.ledger.rows(
             "SELECT spent_micro, (SELECT COALESCE(SUM(g.amount_micro), 0) FROM credit_grants g"
-            " WHERE g.campaign_id = c.id AND g.status = 'granted'),"
-            " (SELECT COALESCE(SUM(l.original_micro), 0) FROM credit_lots l"
+            " WHERE g.campaign_id = c.id AND g.status IN ('granted', 'revoked'))"
+            " - (SELECT COALESCE(SUM(l.clawed_back_micro), 0) FROM credit_grants g"
+            " JOIN credit_lots l ON l.id = g.lot_id"
+            " WHERE g.campaign_id = c.id AND g.status = 'revoked'),"
+            " (SELECT COALESCE(SUM(l.original_micro - l.clawed_back_micro), 0) FROM credit_lots l"
             " JOIN credit_grants g ON g.lot_id = l.id WHERE g.campaign_id = c.id)"
             " FROM credit_campaigns c WHERE c.id = :id",
             id=campaign,

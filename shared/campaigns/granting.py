@@ -1,7 +1,8 @@
 """Granting: lot, grant and what is spent are one transaction, once for each wallet (W56-W59).
 
 Who comes here holds the lock of the campaign's row. ``spent_micro`` is the sum of what is granted,
-always. Locks are taken in one order: the list, the campaign, the accounts.
+less what revoked grants gave back, always. Locks are taken in one order: the list, the campaign,
+the accounts.
 """
 
 import json
@@ -91,7 +92,7 @@ def _retry(
     with database.transaction() as tx:
         try:
             campaign = lifecycle.lock(tx, campaign_id)
-            grant = _find(tx, campaign_id, grant_id)
+            grant = find_grant(tx, campaign_id, grant_id)
             if grant.status == "granted":
                 return Outcome(describe_grant(grant), is_replay=True)
             _require_retryable(tx, campaign, grant)
@@ -113,7 +114,7 @@ def _retry(
         _spend(tx, campaign, grant.amount_micro)
         details = {"grantId": grant.id, "lotId": lot_id, "amountMicro": str(grant.amount_micro)}
         lifecycle.audit(tx, actor, "grant_retry", campaign_id, details)
-        return Outcome(describe_grant(_find(tx, campaign_id, grant_id)))
+        return Outcome(describe_grant(find_grant(tx, campaign_id, grant_id)))
 
 
 def describe_grant(row: Row[Any]) -> dict[str, Any]:
@@ -253,7 +254,8 @@ def _spend(tx: Tx, campaign: Row[Any], amount_micro: int) -> None:
     update_rows(tx, Campaign.__table__, [row], added=("spent_micro",))
 
 
-def _find(tx: Tx, campaign_id: str, grant_id: str) -> Row[Any]:
+def find_grant(tx: Tx, campaign_id: str, grant_id: str) -> Row[Any]:
+    """Return a grant of a campaign. Raises NotFound (``grant_not_found``)."""
     grant = tx.first(_GRANT, id=grant_id, campaign=campaign_id)
     if grant is None:
         raise NotFound("Grant not found.", code="grant_not_found")

@@ -1,6 +1,5 @@
 """``arrakis campaign``: draft, run and grant to lists of wallets, with or without workers."""
 
-import getpass
 import json
 import sys
 import time
@@ -11,16 +10,16 @@ from typing import Any
 import click
 
 from shared.balance_cache import BalanceCache
-from shared.campaigns import lifecycle, lists, views, working
+from shared.campaigns import lifecycle, lists, revoking, views, working
 from shared.campaigns.csv_lists import read_csv
 from shared.campaigns.lists import LIST_MAX, GrantList
 from shared.campaigns.states import Action
+from shared.cli.acting import operator, with_reason
 from shared.cli.output import as_json, tell
 from shared.config import OperatorSettings
 from shared.database import Database
 from shared.ledger.terms import TermsCache
 from shared.money import format_usd, parse_amount
-from shared.operations.audit import Actor
 
 _BAD_NEWS = 1
 _LOOK_SECONDS = 0.2
@@ -78,7 +77,7 @@ def create(
         expires_at=expires.replace(tzinfo=UTC) if expires else None,
     )
     with _database(settings).transaction() as tx:
-        made = lifecycle.create(tx, _operator(), draft)
+        made = lifecycle.create(tx, operator(), draft)
     tell(made, is_json=is_json, text=_describe(made))
 
 
@@ -157,7 +156,7 @@ def grant(
     """
     database = _database(settings)
     wanted = GrantList(read_csv(file.read_bytes()), maximum=LIST_MAX)
-    batch = working.enlist(database, _operator(), campaign_id, wanted).unwrap()
+    batch = working.enlist(database, operator(), campaign_id, wanted).unwrap()
     if not no_wait:
         terms = TermsCache(database, ceiling_micro=settings.billing_ceiling_micro)
         batch = _work(database, terms, batch, is_quiet=is_json)
@@ -204,6 +203,29 @@ def batches(
     tell(found, is_json=is_json, text=text)
 
 
+@campaign.command()
+@click.argument("grant_id")
+@with_reason
+@as_json
+@click.pass_obj
+def revoke(settings: OperatorSettings, grant_id: str, reason: str, *, is_json: bool) -> None:
+    """Take back what is unspent of GRANT_ID; safe to repeat.
+
+    \b
+    Example:
+        arrakis campaign revoke GRANT_ID --reason "granted to the wrong wallet"
+    """
+    database = _database(settings)
+    terms = TermsCache(database, ceiling_micro=settings.billing_ceiling_micro)
+    with database.reading() as tx:
+        campaign_id = revoking.campaign_of(tx, grant_id)
+    outcome = revoking.revoke(database, terms, operator(), campaign_id, grant_id, reason=reason)
+    found = outcome.unwrap()
+    taken, kept = (format_usd(int(found[name])) for name in ("revokedMicro", "keptMicro"))
+    words = f"{grant_id} is revoked: {taken} came back, {kept} stay spent."
+    tell(found, is_json=is_json, text=words)
+
+
 def _move(
     settings: OperatorSettings, campaign_id: str, action: Action, *, is_sure: bool, is_json: bool
 ) -> None:
@@ -213,7 +235,7 @@ def _move(
             click.echo(_describe(lifecycle.show(tx, campaign_id)), err=True)
         click.confirm(f"{action.value} it?", abort=True, err=True)
     with database.transaction() as tx:
-        outcome = lifecycle.move(tx, _operator(), campaign_id, action)
+        outcome = lifecycle.move(tx, operator(), campaign_id, action)
     found = outcome.unwrap()
     tell(found, is_json=is_json, text=_describe(found))
 
@@ -246,10 +268,6 @@ def _object(text: str | None) -> str | None:
 
 def _database(settings: OperatorSettings) -> Database:
     return Database(settings.database_url, after_commit=[BalanceCache(settings.redis_url)])
-
-
-def _operator() -> Actor:
-    return Actor("operator", getpass.getuser())
 
 
 def _spent(found: dict[str, Any]) -> str:

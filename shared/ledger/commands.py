@@ -183,6 +183,31 @@ class Refund:
 
 
 @dataclass(frozen=True, slots=True)
+class Revoke:
+    """Take back what is unspent of a granted lot, and end the lot's time.
+
+    What was spent stays spent, so no debt arises. A lot is revoked once; a repeat gets the same
+    answer.
+    """
+
+    account_id: str
+    lot_id: str
+    description: str | None = None
+
+    operation = "revoke"
+
+    @property
+    def key(self) -> str:
+        """The lot itself: it can be revoked once."""
+        return self.lot_id
+
+    @property
+    def fingerprint(self) -> str:
+        """The content that a repeat must have."""
+        return _fingerprint(self.lot_id)
+
+
+@dataclass(frozen=True, slots=True)
 class Adjust:
     """An operator's correction by *amount_micro*, of either sign, with its *reason*."""
 
@@ -206,7 +231,9 @@ class Adjust:
         return _fingerprint(self.amount_micro, self.reason, self.pool_id)
 
 
-Command = Mint | Reserve | Extend | Finalize | Release | Refund | Adjust | ExpireHold | ExpireLot
+Command = (
+    Mint | Reserve | Extend | Finalize | Release | Refund | Revoke | Adjust | ExpireHold | ExpireLot
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from shared.ledger.commands import (
     Refund,
     Release,
     Reserve,
+    Revoke,
 )
 from shared.ledger.saving import LOT_FIELDS, RESERVATION_FIELDS
 from shared.ledger.state import (
@@ -48,9 +49,9 @@ from shared.models.ledger import (
 )
 from shared.models.types import UtcTime
 
-_OF_ACCOUNTS = (Mint, Reserve, Refund, Adjust, ExpireLot)
+_OF_ACCOUNTS = (Mint, Reserve, Refund, Revoke, Adjust, ExpireLot)
 _OF_HOLDS = (Extend, Finalize, Release, ExpireHold)
-_KEYED = (Mint, Reserve, Extend, Refund, Adjust)
+_KEYED = (Mint, Reserve, Extend, Refund, Revoke, Adjust)
 _FIRST_LOTS = 16
 _MORE_LOTS = 8
 
@@ -68,7 +69,7 @@ def load(tx: Tx, commands: Sequence[Command]) -> Book:
     _load_answers(tx, book, commands)
     if named:
         _load_allocations(tx, book, named)
-    lot_ids = [c.lot_id for c in commands if isinstance(c, (ExpireLot, Refund))]
+    lot_ids = [c.lot_id for c in commands if isinstance(c, (ExpireLot, Refund, Revoke))]
     if lot_ids:
         named_lots = tx.all(_LOTS_BY_ID, ids=lot_ids)
         _add_lots(book, (row for row in named_lots if row.account_id in book.accounts))
@@ -169,7 +170,8 @@ def _owes(book: Book, account_id: str) -> bool:
 def _needs(book: Book, commands: Sequence[Command]) -> dict[tuple[str, str], int]:
     """Return how much may be taken from each (account, pool) beyond what holds already took.
 
-    A mint or a refund takes nothing, but answers with a balance, so what is due must be read.
+    A mint, a refund or a revocation takes nothing, but answers with a balance, so what is due
+    must be read.
     """
     needs: dict[tuple[str, str], int] = defaultdict(int)
     reserves = {c.reservation_id: c for c in commands if isinstance(c, Reserve)}
@@ -177,7 +179,7 @@ def _needs(book: Book, commands: Sequence[Command]) -> dict[tuple[str, str], int
         place: Mint | Adjust | Reserve | ReservationState | LotState | None = None
         if isinstance(command, Mint):
             place, amount = command, 0
-        elif isinstance(command, Refund):
+        elif isinstance(command, (Refund, Revoke)):
             place, amount = book.lots.get(command.lot_id), 0
         elif isinstance(command, Reserve):
             place, amount = command, command.amount_micro

@@ -4,7 +4,7 @@ from typing import Any
 
 from shared.errors import Conflict, Invalid, NotFound
 from shared.ledger.checks import account_of, check_amount, check_new
-from shared.ledger.commands import Adjust, Mint, Refund
+from shared.ledger.commands import Adjust, Mint, Refund, Revoke
 from shared.ledger.postings import (
     add_debt,
     add_entry,
@@ -89,10 +89,7 @@ def refund(book: Book, command: Refund, _terms: Terms) -> dict[str, Any]:
     What is available is clawed back; what was spent becomes a debt; what is held is taken when
     its hold ends, wherever it goes then. What expired was lost to the payer already.
     """
-    account = account_of(book, command.account_id)
-    lot = book.lots.get(command.lot_id)
-    if lot is None or lot.account_id != account.id:
-        raise NotFound("The account has no such lot.", code="lot_not_found")
+    account, lot = _owned_lot(book, command)
     pre = account.view(lot.pool_id)
     lot.refunded_at = book.now
     spent = lot.consumed_micro - lot.expired_micro  # nothing was clawed back before: it is once
@@ -117,6 +114,46 @@ def refund(book: Book, command: Refund, _terms: Terms) -> dict[str, Any]:
         "heldMicro": str(lot.reserved_micro),
         "balance": account.balance(lot.pool_id),
     }
+
+
+def revoke(book: Book, command: Revoke, _terms: Terms) -> dict[str, Any]:
+    """Take back what is available in a lot, and let its time end now.
+
+    So what a hold still has may be spent by it, and expires when the hold gives it back. What had
+    expired before is not taken back.
+    """
+    account, lot = _owned_lot(book, command)
+    pre = account.view(lot.pool_id)
+    taken = claw_back(book, lot)
+    if not lot.is_due(book.now):
+        lot.expires_at = book.now
+        lot.is_ended = True
+    if taken:
+        add_entry(
+            book,
+            account,
+            lot.pool_id,
+            "refund",
+            pre,
+            lot_id=lot.id,
+            description=command.description or "The grant was revoked.",
+            details={"clawedBackMicro": str(taken)},
+        )
+    return {
+        "lotId": lot.id,
+        "accountId": account.id,
+        "revokedMicro": str(taken),
+        "heldMicro": str(lot.reserved_micro),
+        "balance": account.balance(lot.pool_id),
+    }
+
+
+def _owned_lot(book: Book, command: Refund | Revoke) -> tuple[AccountState, LotState]:
+    account = account_of(book, command.account_id)
+    lot = book.lots.get(command.lot_id)
+    if lot is None or lot.account_id != account.id:
+        raise NotFound("The account has no such lot.", code="lot_not_found")
+    return account, lot
 
 
 def adjust(book: Book, command: Adjust, terms: Terms) -> dict[str, Any]:

@@ -29,8 +29,9 @@ from shared.ledger.commands import (
     Refund,
     Release,
     Reserve,
+    Revoke,
 )
-from shared.ledger.lot_rules import adjust, mint, refund
+from shared.ledger.lot_rules import adjust, mint, refund, revoke
 from shared.ledger.postings import (
     add_entry,
     add_revenue,
@@ -314,6 +315,7 @@ _DECISIONS: dict[type[Command], Callable[[Book, Any, Terms], Outcome]] = {
     Reserve: _once(reserve),
     Extend: _once(extend),
     Refund: _once(refund),
+    Revoke: _once(revoke),
     Adjust: _once(adjust),
     Finalize: finalize,
     Release: release,

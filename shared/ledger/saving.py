@@ -132,6 +132,9 @@ def _save_lots(tx: Tx, book: Book) -> None:
         ],
         added=LOT_PARTS,
     )
+    ended = [lot for lot in lots if lot.is_ended and not lot.is_new]
+    rows = [{"id": lot.id, "expires_at": lot.expires_at} for lot in ended]
+    update_rows(tx, Lot.__table__, rows)
 
 
 def _save_reservations(tx: Tx, book: Book) -> None:

@@ -42,6 +42,7 @@ class LotState:
     refunded_at: datetime | None = None
     spent_since_refund_micro: int = 0
     is_new: bool = False
+    is_ended: bool = False  # in this batch, before the time that it had
     # As loaded: what is written are the differences, so a repair by hand is never overwritten.
     loaded: LotParts = (0, 0, 0, 0, 0)
 

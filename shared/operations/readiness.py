@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import and_, case, func, select
 
+from shared.alerts import counts
 from shared.clock import add_seconds, to_wire
 from shared.database import Tx
 from shared.ledger.terms import Mode
@@ -169,11 +170,12 @@ def _events(tx: Tx, since: datetime, holds: Mapping[str, _Holds]) -> dict[tuple[
     """Count real events for each mode and check.
 
     Neither a clawback nor a dead letter names a mode, so one counts for the mode in which every
-    hold of its day was made. A refused reserve leaves no row: 402 in live must be rehearsed.
+    hold of its day was made. Answers of 402 leave no row, but are counted by the minute.
     """
     found = {
         ("shadow", "402"): int(tx.scalar(_WOULD_BE_SHORT.where(Entry.created_at >= since))),
         ("soft", "402"): holds["soft"].counts["overdrafts"],
+        ("live", "402"): counts.total(tx, counts.REFUSED_402, since),
     }
     for check, statement, column in (
         ("refund", _REFUNDS, Entry.created_at),

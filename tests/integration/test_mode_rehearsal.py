@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from shared.alerts import counts
 from shared.ledger.commands import Mint
 from shared.ledger.terms import Mode
 from shared.models.ledger import REHEARSAL_ACCOUNT
@@ -196,6 +197,9 @@ def test_real_events_are_evidence_on_days_of_one_mode_only(ledger: Ledger) -> No
         )  # fmt: skip
     assert [found[f"{mode}_refund"]["met"] for mode in ALL_MODES] == ["no"] * 3
     assert found["live_402"]["met"] == "no"
+    with ledger.database.transaction() as tx:
+        counts.add(tx, counts.REFUSED_402, 3)  # as the API does for what leaves no row
+    assert items(ledger)["live_402"]["evidence"] == [{"from": "events", "count": 3}]
     ledger.configure(billing_mode="live")
     ledger.reserve(account, 1)  # now the day has two modes, and its letter tells of neither
     assert (items(ledger)["soft_dlq"]["met"], items(ledger)["shadow_dlq"]["met"]) == ("no", "yes")

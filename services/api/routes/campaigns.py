@@ -27,9 +27,10 @@ from services.api.schemas.campaigns import (
     GrantsQuery,
     GrantsRequest,
     PreviewRequest,
+    RevokeGrantRequest,
 )
 from services.api.schemas.requests import PageQuery
-from shared.campaigns import granting, lifecycle, lists, views, working
+from shared.campaigns import granting, lifecycle, lists, revoking, views, working
 from shared.campaigns.csv_lists import read_csv
 from shared.campaigns.lists import LIST_MAX, GrantList
 from shared.campaigns.states import Action
@@ -151,6 +152,17 @@ def retry(campaign_id: str, grant_id: str) -> Response:
     """Try a failed grant again."""
     return answer_outcome(
         granting.retry(services().database, services().terms, actor(), campaign_id, grant_id)
+    )
+
+
+@routes.post("/<campaign_id>/grants/<grant_id>/revoke")
+def revoke(campaign_id: str, grant_id: str) -> Response:
+    """Take back what a wallet has not spent of its grant."""
+    reason = parse_body(RevokeGrantRequest).reason
+    return answer_outcome(
+        revoking.revoke(
+            services().database, services().terms, actor(), campaign_id, grant_id, reason=reason
+        )
     )
 
 

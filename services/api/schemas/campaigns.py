@@ -12,6 +12,7 @@ from services.api.schemas.fields import (
     Notes,
     OptionalMicro,
     Pool,
+    Reason,
     Request,
 )
 from shared.campaigns.lists import BATCH_MAX, LIST_MAX, Wish
@@ -115,3 +116,9 @@ class PreviewRequest(GrantsRequest):
         if self.grant_formula is not None and self.grant_config is None:
             raise ValueError("grantFormula needs its grantConfig")
         return self
+
+
+class RevokeGrantRequest(Request):
+    """Why a grant is revoked."""
+
+    reason: Reason
