@@ -114,6 +114,17 @@ INVARIANTS: dict[str, str] = {
         SELECT c.payment_id, c.amount_micro, l.original_micro
         FROM payment_credits c JOIN credit_lots l ON l.id = c.lot_id
         WHERE c.amount_micro <> l.original_micro""",
+    # What a revoked grant did not give back stays spent; what came back, its lot tells.
+    "campaigns_spent_equal_grants": """
+        SELECT g.id AS place, SUM(g.given) AS expected, SUM(g.spent) AS found
+        FROM (SELECT campaign_id AS id, amount_micro AS given, 0 AS spent FROM credit_grants
+              WHERE status IN ('granted', 'revoked')
+              UNION ALL
+              SELECT g.campaign_id, -l.clawed_back_micro, 0 FROM credit_grants g
+              JOIN credit_lots l ON l.id = g.lot_id WHERE g.status = 'revoked'
+              UNION ALL
+              SELECT id, 0, spent_micro FROM credit_campaigns) AS g
+        GROUP BY g.id HAVING SUM(g.given) <> SUM(g.spent)""",
 }
 
 

@@ -276,8 +276,7 @@ def test_a_lot_that_was_made_without_its_grant_is_found_again(desk: Campaigns) -
 def test_a_revoked_grant_stays_revoked(desk: Campaigns) -> None:
     campaign, [wallet] = desk.active(), desk.wallets(1)
     grant = desk.granted(campaign, Wish(wallet, M))["grants"][0]
-    desk.ledger.sql("UPDATE credit_grants SET status = 'revoked', lot_id = NULL")
-    desk.ledger.sql("UPDATE credit_campaigns SET spent_micro = 0")
+    desk.revoke(campaign, grant["grantId"]).unwrap()
     told = desk.granted(campaign, Wish(wallet, M))
     assert told["grants"][0]["error"] == "grant_revoked"
     error = desk.retry(campaign, grant["grantId"]).error
