@@ -33,6 +33,7 @@ class TaskName(StrEnum):
     SWEEP_KEYS = "maintenance.sweep_idempotency_keys"
     SWEEP_QUOTES = "maintenance.sweep_quotes"
     ACTIVATE_RULES = "maintenance.activate_revenue_rules"
+    EXPIRE_MINT_PROPOSALS = "maintenance.expire_mint_proposals"
     GRANT_LISTS = "ledger.grant_lists"
     EXPIRE_CAMPAIGNS = "maintenance.expire_campaigns"
 

@@ -21,6 +21,7 @@ from shared.models.payments import CryptoPayment, WebhookEvent
 from shared.money import parse_coin
 from shared.operations import mints
 from shared.operations.audit import Actor
+from shared.operations.mint_orders import MintOrder
 from shared.payments import inbox, intake, views
 from shared.payments.intake import Intake
 from shared.payments.providers.nowpayments import NowPayments
@@ -178,7 +179,7 @@ class Till:
         pool_id: str = "general",
     ) -> Outcome:
         """Mint for *payment* as the admin API does; a key as the header would carry."""
-        order = mints.MintOrder(
+        order = MintOrder(
             account_id=account or payment.account,
             lot_id=make_id(),
             amount_micro=amount_micro,
@@ -188,7 +189,7 @@ class Till:
             idempotency_key=key,
         )
         actor = Actor("admin", unique("admin"))
-        return mints.mint(self.ledger.database, self.ledger.terms, actor, order)
+        return mints.mint(self.ledger.database, self.ledger.terms, actor, order)[0]
 
     def spoil(self, payment: Payment, notice: str = "{") -> None:
         """Make the stored notices of *payment* unreadable, or readable again."""

@@ -19,6 +19,7 @@ from services.api.routes import (
     dlq,
     internal,
     member,
+    mint_proposals,
     public,
     revenue_rules,
     topup,
@@ -66,6 +67,7 @@ def create_app(settings: ApiSettings, database: Database, balances: BalanceCache
     app.register_blueprint(admin_settings.routes, url_prefix="/admin/billing")
     app.register_blueprint(admin_payments.routes, url_prefix="/admin/billing/payments")
     app.register_blueprint(campaigns.routes, url_prefix="/admin/billing/campaigns")
+    app.register_blueprint(mint_proposals.routes, url_prefix=mint_proposals.PATH)
     app.register_blueprint(dlq.routes, url_prefix="/admin/billing/dlq")
     app.register_blueprint(revenue_rules.routes, url_prefix="/admin/billing/revenue-rules")
     app.add_url_rule("/metrics", "metrics", _metrics)

@@ -17,6 +17,7 @@ EVERY_SECONDS = {
     TaskName.SWEEP_KEYS: 3600,
     TaskName.SWEEP_QUOTES: 3600,
     TaskName.ACTIVATE_RULES: 60,
+    TaskName.EXPIRE_MINT_PROPOSALS: 60,
     TaskName.GRANT_LISTS: 2,
     TaskName.EXPIRE_CAMPAIGNS: 30,
 }

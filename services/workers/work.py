@@ -16,7 +16,7 @@ from shared.errors import Unavailable
 from shared.ledger import sweeps
 from shared.messaging import TaskName
 from shared.observability import TASK_ITEMS, TASK_SECONDS, TASKS
-from shared.operations import revenue_rules, ticks, tokens
+from shared.operations import mint_proposals, revenue_rules, ticks, tokens
 from shared.payments import intake, polling, quotes, unanswered, watching
 from shared.payments.intake import Intake
 from shared.payments.quotes import Cashier
@@ -60,6 +60,7 @@ class Work:
             ),
             TaskName.SWEEP_QUOTES: lambda: quotes.sweep(database),
             TaskName.ACTIVATE_RULES: lambda: revenue_rules.activate_due(database),
+            TaskName.EXPIRE_MINT_PROPOSALS: lambda: mint_proposals.expire_due(database),
             TaskName.GRANT_LISTS: lambda: working.work_off(database, terms),
             TaskName.EXPIRE_CAMPAIGNS: lambda: lifecycle.expire_due(database),
         }

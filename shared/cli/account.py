@@ -8,6 +8,7 @@ import click
 
 from shared.balance_cache import BalanceCache
 from shared.cli.acting import operator
+from shared.cli.mint_proposals import describe_proposal
 from shared.cli.output import as_json, tell
 from shared.config import OperatorSettings
 from shared.database import Database
@@ -18,6 +19,7 @@ from shared.ledger.terms import TermsCache
 from shared.models.ledger import ENTITY_TYPES, GENERAL_POOL
 from shared.money import format_usd, parse_amount
 from shared.operations import accounts, mints
+from shared.operations.mint_orders import MintOrder
 
 _STATEMENT_DAYS = 30
 
@@ -145,7 +147,8 @@ def mint(
 ) -> None:
     """Give AMOUNT micro-USD (1 USD = 1000000) of credits to ACCOUNT_ID, once for each key.
 
-    A mint above four_eyes_threshold_micro is refused to operators as it is to admins.
+    More than four_eyes_threshold_micro to one account within a day becomes a proposal, for a
+    second person to approve: see `arrakis mint-proposals`.
 
     \b
     Examples:
@@ -157,7 +160,7 @@ def mint(
         raise Invalid("An amount must be greater than zero.", code="invalid_amount")
     database = Database(settings.database_url, after_commit=[BalanceCache(settings.redis_url)])
     terms = TermsCache(database, ceiling_micro=settings.billing_ceiling_micro)
-    order = mints.MintOrder(
+    order = MintOrder(
         account_id=account_id,
         lot_id=new_id(database.clock()),
         amount_micro=amount,
@@ -167,8 +170,11 @@ def mint(
         payment_id=payment_id,
         idempotency_key=key,
     )
-    outcome = mints.mint(database, terms, operator(), order)
+    outcome, is_proposal = mints.mint(database, terms, operator(), order)
     found = outcome.unwrap()
+    if is_proposal:
+        tell(found, is_json=is_json, text=describe_proposal(found))
+        return
     again = " (again: nothing was added)" if outcome.is_replay else ""
     words = f"Lot {found['lotId']} of {_money(found['amountMicro'])} for {account_id}{again}."
     tell(found, is_json=is_json, text=words)

@@ -1,17 +1,16 @@
 """``arrakis dlq``: what failed and waits, and how to settle it."""
 
-import getpass
 import sys
 from typing import Any
 
 import click
 
+from shared.cli.acting import operator
 from shared.cli.output import as_json, tell
 from shared.cli.payments import open_intake
 from shared.config import OperatorSettings
 from shared.database import Database
 from shared.operations import dead_letters
-from shared.operations.audit import Actor
 
 _BAD_NEWS = 1
 
@@ -73,7 +72,7 @@ def retry(settings: OperatorSettings, letter_id: str, *, dry_run: bool, is_json:
         lines = [_rehearsed(event) for event in found["events"]]
         tell(found, is_json=is_json, text="\n".join([*lines, "Nothing was changed."]))
         return
-    found = dead_letters.retry(collaborators, _operator(), letter_id)
+    found = dead_letters.retry(collaborators, operator(), letter_id)
     tell(found, is_json=is_json, text=_describe(found))
     if found["status"] != "completed":
         sys.exit(_BAD_NEWS)
@@ -105,13 +104,9 @@ def resolve(
         raise click.UsageError("--reason must say something.")
     with Database(settings.database_url).transaction() as tx:
         found = dead_letters.resolve(
-            tx, _operator(), letter_id, reason=reason, resolution=resolution
+            tx, operator(), letter_id, reason=reason, resolution=resolution
         )
     tell(found, is_json=is_json, text=_describe(found))
-
-
-def _operator() -> Actor:
-    return Actor("operator", getpass.getuser())
 
 
 def _line(letter: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from shared.cli import (
     config,
     dlq,
     doctor,
+    mint_proposals,
     payments,
     status,
     tokens,
@@ -123,6 +124,7 @@ def shadow(
 arrakis.add_command(tokens.token)
 arrakis.add_command(account.account)
 arrakis.add_command(account.mint)
+arrakis.add_command(mint_proposals.proposals)
 arrakis.add_command(payments.payments)
 arrakis.add_command(dlq.dlq)
 arrakis.add_command(campaigns.campaign)

@@ -1,19 +1,18 @@
 """``arrakis payments``: where a payment stands and why, and what to do if a notice was missed."""
 
-import getpass
 from typing import Any
 
 import click
 
 from shared import schema
 from shared.balance_cache import BalanceCache
+from shared.cli.acting import operator
 from shared.cli.output import as_json, tell
 from shared.config import OperatorSettings
 from shared.database import Database
 from shared.ledger.terms import TermsCache
 from shared.money import format_usd
 from shared.operations import payments as desk
-from shared.operations.audit import Actor
 from shared.payments import intake, polling
 from shared.payments.intake import Intake
 from shared.wiring import make_intake
@@ -48,7 +47,7 @@ def replay(settings: OperatorSettings, payment_id: str, *, is_json: bool) -> Non
 
         arrakis payments replay 5745459419
     """
-    found = desk.replay(open_intake(settings), Actor("operator", getpass.getuser()), payment_id)
+    found = desk.replay(open_intake(settings), operator(), payment_id)
     asked = "" if found["isProviderAsked"] else "The provider could not be asked.\n"
     tell(found, is_json=is_json, text=asked + _describe(found))
 

@@ -20,3 +20,10 @@ def post(tx: Tx, commands: Sequence[Command], terms: Terms) -> list[Outcome]:
     outcomes = [rules.apply(book, command, terms) for command in commands]
     save(tx, book)
     return outcomes
+
+
+def rehearse(tx: Tx, command: Command, terms: Terms) -> Outcome:
+    """Return what would become of *command* now; nothing is written, its account stays locked."""
+    book = load(tx, [command])
+    rules.pass_time(book, book.reservations.values())
+    return rules.apply(book, command, terms)

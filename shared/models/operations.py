@@ -3,10 +3,11 @@ the migrations list."""
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, Index, text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from shared.models.base import NOW, STRICT, Base, one_of
+from shared.models.types import Micro
 
 # The five types of the earlier system, then ours: a webhook of ours that nobody took.
 DLQ_OPERATIONS = (
@@ -25,9 +26,11 @@ RULE_STATUSES = (
     "superseded",
     "rejected",
 )
+PROPOSAL_STATUSES = ("pending", "approved", "failed", "rejected", "withdrawn", "expired")
 _WAITING = text("status IN ('pending', 'processing')")
 _OPEN = text("status IN ('pending', 'processing', 'manual_review')")
 _ACTIVE = text("status = 'active'")
+_PENDING = text("status = 'pending'")
 
 
 class DeadLetter(Base):
@@ -158,6 +161,53 @@ class RevenueRule(Base):
     rejected_at: Mapped[datetime | None]
     reason: Mapped[str | None]
     superseded_at: Mapped[datetime | None]
+
+
+class MintProposal(Base):
+    """A mint that a second person must approve; the lot that it becomes bears its id.
+
+    ``reason`` is why it was rejected, or the code of the refusal that let its approval fail.
+    """
+
+    __tablename__ = "mint_proposals"
+    __table_args__ = (
+        one_of("status", *PROPOSAL_STATUSES),
+        one_of("source_type", "grant", "deposit"),
+        CheckConstraint("amount_micro > 0", name="amount_micro"),
+        CheckConstraint("length(reason) BETWEEN 1 AND 1000", name="reason"),
+        CheckConstraint("approved_by <> proposed_by", name="four_eyes"),
+        CheckConstraint(
+            "(status IN ('approved', 'failed')) = (approved_by IS NOT NULL)", name="approved_by"
+        ),
+        CheckConstraint("(status = 'rejected') = (rejected_by IS NOT NULL)", name="rejected_by"),
+        CheckConstraint("(status = 'pending') = (decided_at IS NULL)", name="decided_at"),
+        UniqueConstraint("account_id", "idempotency_key"),
+        Index(
+            "ix_mint_proposals_due",
+            "expires_at",
+            "id",
+            postgresql_where=_PENDING,
+            sqlite_where=_PENDING,
+        ),
+        STRICT,
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    account_id: Mapped[str] = mapped_column(ForeignKey("credit_accounts.id"))
+    amount_micro: Mapped[int] = mapped_column(Micro)
+    source_type: Mapped[str]
+    pool_id: Mapped[str]
+    description: Mapped[str | None]
+    payment_id: Mapped[str | None]
+    idempotency_key: Mapped[str | None]
+    status: Mapped[str] = mapped_column(server_default="pending")
+    proposed_by: Mapped[str]
+    proposed_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    expires_at: Mapped[datetime]
+    approved_by: Mapped[str | None]
+    rejected_by: Mapped[str | None]
+    decided_at: Mapped[datetime | None]
+    reason: Mapped[str | None]
 
 
 class Tick(Base):

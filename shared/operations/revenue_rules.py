@@ -23,6 +23,7 @@ from shared.ledger.terms import TermsError, load_terms
 from shared.models.operations import ConfigRow, RevenueRule
 from shared.models.types import UtcTime
 from shared.operations.audit import Actor, record
+from shared.operations.four_eyes import Machine
 
 TARGET = "revenue_rule"
 COOLDOWN_HOURS_DEFAULT = 48
@@ -42,16 +43,20 @@ class Action(StrEnum):
     SUPERSEDE = "supersede"
 
 
-TRANSITIONS: Mapping[tuple[str, Action], str] = {
-    ("draft", Action.SUBMIT): "pending_approval",
-    ("pending_approval", Action.APPROVE): "cooling_down",
-    ("pending_approval", Action.REJECT): "rejected",
-    ("cooling_down", Action.REJECT): "rejected",
-    ("cooling_down", Action.OVERRIDE): "active",
-    ("cooling_down", Action.ACTIVATE): "active",
-    ("active", Action.SUPERSEDE): "superseded",
-}
-_NOT_BY_THE_PROPOSER = {Action.APPROVE, Action.OVERRIDE}
+MACHINE = Machine(
+    subject="revenue rule",
+    code="revenue_rule_state",
+    transitions={
+        ("draft", Action.SUBMIT): "pending_approval",
+        ("pending_approval", Action.APPROVE): "cooling_down",
+        ("pending_approval", Action.REJECT): "rejected",
+        ("cooling_down", Action.REJECT): "rejected",
+        ("cooling_down", Action.OVERRIDE): "active",
+        ("cooling_down", Action.ACTIVATE): "active",
+        ("active", Action.SUPERSEDE): "superseded",
+    },
+    not_by_the_proposer={Action.APPROVE, Action.OVERRIDE},
+)
 
 
 @dataclass(frozen=True)
@@ -63,27 +68,6 @@ class Proposal:
     community_bps: int
     foundation_bps: int
     notes: str | None = None
-
-
-def next_status(status: str, action: Action, *, proposer_id: str, actor_id: str) -> str:
-    """Return the status of a rule after *action* by *actor_id*.
-
-    Raises Conflict (``revenue_rule_state``) if the rule is not where *action* begins, Forbidden
-    (``four_eyes_violation``) if a second person is needed and the actor is the proposer.
-    """
-    after = TRANSITIONS.get((status, action))
-    if after is None:
-        raise Conflict(
-            f"A rule that is {status} does not allow this: {action.value}.",
-            code="revenue_rule_state",
-            details={"status": status, "action": action.value},
-        )
-    if action in _NOT_BY_THE_PROPOSER and actor_id == proposer_id:
-        raise Forbidden(
-            "Who proposed a rule may not bring it into force; another admin must.",
-            code="four_eyes_violation",
-        )
-    return after
 
 
 def propose(tx: Tx, actor: Actor, proposal: Proposal) -> dict[str, Any]:
@@ -210,9 +194,11 @@ def _carry_out(
 ) -> None:
     """Write what *action* makes of *rule*, which the caller has locked, and audit it.
 
-    Raises as :func:`next_status` does, before anything is written.
+    Raises as ``MACHINE.next_status`` does, before anything is written.
     """
-    status = next_status(rule.status, action, proposer_id=rule.proposed_by, actor_id=actor.id)
+    status = MACHINE.next_status(
+        rule.status, action, proposer_id=rule.proposed_by, actor_id=actor.id
+    )
     if status == "active":
         details["configBefore"] = _put_in_force(tx, actor, rule)
     changes = _changes(tx, actor, action)

@@ -19,6 +19,7 @@ from shared.ledger.terms import read_terms, require_receivers
 from shared.models.operations import ConfigRow
 from shared.notifications import policy as watching
 from shared.operations.audit import Actor, record
+from shared.operations.mint_proposals import read_expiry_hours
 from shared.operations.mints import read_threshold
 from shared.operations.revenue_rules import read_cooldown_hours
 from shared.payments.policy import read_policy
@@ -104,10 +105,17 @@ _ALL = (
     ),
     Setting(
         "four_eyes_threshold_micro",
-        "A mint above it needs a second person",
+        "What one person may mint to an account within a day; more needs a second person",
         "micro-USD",
         "a whole number",
         "1000000000",
+    ),
+    Setting(
+        "mint_proposal_expiry_hours",
+        "How long a mint that needs a second person waits for one",
+        "hours",
+        "1 to 9999",
+        "168",
     ),
     Setting(
         "revenue_rule_cooldown_hours",
@@ -300,6 +308,7 @@ def _describe(key: str, row: Any) -> dict[str, Any]:
 
 _OTHERS = {
     "four_eyes_threshold_micro": read_threshold,
+    "mint_proposal_expiry_hours": read_expiry_hours,
     "revenue_rule_cooldown_hours": read_cooldown_hours,
     "low_balance_threshold_micro": watching.read_threshold,
     "expiry_notice_hours": watching.read_hours,

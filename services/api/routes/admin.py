@@ -13,6 +13,7 @@ from services.api.context import (
 )
 from services.api.operations import count_outcome, read_balance
 from services.api.routes.admin_access import admin_blueprint
+from services.api.routes.mint_proposals import answer_proposal
 from services.api.schemas.requests import (
     AccountRequest,
     BalanceQuery,
@@ -25,6 +26,7 @@ from services.api.schemas.requests import (
 from shared.ids import new_id
 from shared.ledger import explain, queries, statements
 from shared.operations import accounts, mints
+from shared.operations.mint_orders import MintOrder
 
 routes = admin_blueprint("admin")
 
@@ -100,13 +102,16 @@ def shadow_summary() -> Response:
 
 @routes.post("/accounts/<account_id>/mint")
 def mint(account_id: str) -> Response:
-    """Give credits, for example for a payment whose notice never came (runbook 6)."""
+    """Give credits, for example for a payment whose notice never came (runbook 6).
+
+    201, or 202 with a proposal for a second admin if it is more than one may mint.
+    """
     body = parse_body(MintRequest)
-    outcome = mints.mint(
+    outcome, is_proposal = mints.mint(
         services().database,
         services().terms,
         actor(),
-        mints.MintOrder(
+        MintOrder(
             account_id=account_id,
             lot_id=new_id(services().database.clock()),
             amount_micro=body.amount_micro,
@@ -117,5 +122,5 @@ def mint(account_id: str) -> Response:
             idempotency_key=idempotency_key(),
         ),
     )
-    count_outcome(services(), "mint", outcome)
-    return answer_outcome(outcome, 201)
+    count_outcome(services(), "propose_mint" if is_proposal else "mint", outcome)
+    return answer_proposal(outcome) if is_proposal else answer_outcome(outcome, 201)

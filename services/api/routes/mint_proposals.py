@@ -1,0 +1,81 @@
+"""The admin API of large mints: a second admin approves or rejects what one proposed."""
+
+from flask import Response
+
+from services.api.context import (
+    actor,
+    answer,
+    answer_outcome,
+    parse_body,
+    parse_query,
+    services,
+)
+from services.api.operations import count_outcome
+from services.api.routes.admin_access import admin_blueprint
+from services.api.schemas.mint_proposals import ProposalsQuery
+from services.api.schemas.revenue_rules import ReasonRequest
+from shared.ledger.commands import Outcome
+from shared.operations import mint_proposals
+
+PATH = "/admin/billing/mint-proposals"
+routes = admin_blueprint("mint_proposals", approvals=("approve", "reject"))
+
+
+def answer_proposal(outcome: Outcome) -> Response:
+    """Answer a mint that became a proposal: 202 while it waits, 200 once it is decided."""
+    proposal = outcome.unwrap()
+    is_waiting = proposal["status"] == "pending"
+    path = f"{PATH}/{proposal['proposalId']}"
+    hint = {
+        "code": "four_eyes_required",
+        "message": "A mint of this size needs the approval of a second admin.",
+        "lookUp": path,
+        "approve": f"{path}/approve" if is_waiting else None,
+    }
+    return answer(proposal | hint, 202 if is_waiting else 200, is_replay=outcome.is_replay)
+
+
+@routes.get("")
+def list_proposals() -> Response:
+    """List proposals, oldest first."""
+    query = parse_query(ProposalsQuery)
+    wanted = mint_proposals.ProposalFilter(
+        status=query.status,
+        account_id=query.account_id,
+        limit=query.limit,
+        after=query.cursor,
+    )
+    with services().database.reading() as tx:
+        return answer(mint_proposals.list_proposals(tx, wanted))
+
+
+@routes.get("/<proposal_id>")
+def show(proposal_id: str) -> Response:
+    """Show a proposal."""
+    with services().database.reading() as tx:
+        return answer(mint_proposals.show(tx, proposal_id))
+
+
+@routes.post("/<proposal_id>/approve")
+def approve(proposal_id: str) -> Response:
+    """Mint what another admin proposed; what the ledger refuses ends the proposal."""
+    outcome = mint_proposals.approve(services().database, services().terms, actor(), proposal_id)
+    count_outcome(services(), "approve_mint", outcome)
+    return answer_outcome(outcome)
+
+
+@routes.post("/<proposal_id>/reject")
+def reject(proposal_id: str) -> Response:
+    """Reject a proposal, with the reason."""
+    reason = parse_body(ReasonRequest).reason
+    with services().database.transaction() as tx:
+        outcome = mint_proposals.reject(tx, actor(), proposal_id, reason)
+    return answer_outcome(outcome)
+
+
+@routes.post("/<proposal_id>/withdraw")
+def withdraw(proposal_id: str) -> Response:
+    """Take one's own proposal back."""
+    with services().database.transaction() as tx:
+        outcome = mint_proposals.withdraw(tx, actor(), proposal_id)
+    return answer_outcome(outcome)
