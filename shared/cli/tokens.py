@@ -15,7 +15,18 @@ from shared.ids import new_id
 from shared.operations import tokens
 
 _S2S_SECONDS, _LONG_SECONDS = 300, 3600
-_SCOPES = "billing:read,billing:write"
+ADMIN_SCOPES = ("billing:read", "billing:write", "billing:approve")
+_USUAL_SCOPES = "billing:read,billing:write"
+
+
+def _scopes(_context: click.Context, _parameter: click.Parameter, value: str) -> list[str]:
+    named = [scope.strip() for scope in value.split(",")]
+    unknown = [scope for scope in named if scope not in ADMIN_SCOPES]
+    if unknown:
+        raise click.UsageError(
+            f"There is no scope {unknown[0]!r}; there are {', '.join(ADMIN_SCOPES)}."
+        )
+    return named
 
 
 @click.group()
@@ -28,7 +39,13 @@ def token() -> None:
 @as_json
 @click.pass_obj
 def s2s(settings: OperatorSettings, *, subject: str, is_json: bool) -> None:
-    """A token as loa-finn sends it; it lives 300 s."""
+    """A token as loa-finn sends it; it lives 300 s.
+
+    \b
+    Example:
+        curl -H "Authorization: Bearer $(arrakis token s2s)" \\
+            http://127.0.0.1:8000/api/internal/accounts/ACCOUNT/balance
+    """
     secret = _required(settings.billing_internal_jwt_secret, "BILLING_INTERNAL_JWT_SECRET")
     claims = {"iss": "loa-finn", "aud": "arrakis-internal", "sub": subject}
     _print(secret, claims, _S2S_SECONDS, is_json=is_json)
@@ -36,22 +53,33 @@ def s2s(settings: OperatorSettings, *, subject: str, is_json: bool) -> None:
 
 @token.command()
 @click.option("--subject", default="operator", show_default=True, help="Who acts; it is audited.")
-@click.option("--scopes", default=_SCOPES, show_default=True, help="Comma-separated.")
+@click.option(
+    "--scopes",
+    "--scope",
+    default=_USUAL_SCOPES,
+    show_default=True,
+    callback=_scopes,
+    help=f"Comma-separated: {', '.join(ADMIN_SCOPES)}.",
+)
 @as_json
 @click.pass_obj
-def admin(settings: OperatorSettings, *, subject: str, scopes: str, is_json: bool) -> None:
+def admin(settings: OperatorSettings, *, subject: str, scopes: list[str], is_json: bool) -> None:
     """A token for the admin API; it lives an hour, unless it is revoked.
 
+    billing:read looks, billing:write changes, and billing:approve decides on what another admin
+    proposed. SUBJECT is the person: nobody approves what they proposed under the same name.
+
     \b
-    Example:
+    Examples:
         TOKEN=$(arrakis token admin --subject ann)
+        TOKEN=$(arrakis token admin --subject bob --scopes billing:read,billing:approve)
     """
     secret = _required(settings.billing_admin_jwt_secret, "BILLING_ADMIN_JWT_SECRET")
     claims = {
         "iss": "arrakis-admin",
         "aud": "arrakis-billing-admin",
         "sub": subject,
-        "scopes": [scope.strip() for scope in scopes.split(",")],
+        "scopes": scopes,
         "jti": new_id(system_clock()),
     }
     _print(secret, claims, _LONG_SECONDS, is_json=is_json)
@@ -62,7 +90,13 @@ def admin(settings: OperatorSettings, *, subject: str, scopes: str, is_json: boo
 @as_json
 @click.pass_obj
 def member(settings: OperatorSettings, account_id: str, *, is_json: bool) -> None:
-    """A token for one member's account; it lives an hour."""
+    """A token for one member's account; it lives an hour.
+
+    \b
+    Example:
+        curl -H "Authorization: Bearer $(arrakis token member ACCOUNT)" \\
+            http://127.0.0.1:8000/api/billing/balance
+    """
     secret = _required(settings.billing_member_jwt_secret, "BILLING_MEMBER_JWT_SECRET")
     claims = {"iss": "arrakis", "aud": "arrakis-billing", "sub": account_id}
     _print(secret, claims, _LONG_SECONDS, is_json=is_json)

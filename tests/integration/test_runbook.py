@@ -13,6 +13,7 @@ import pytest
 
 from shared.cli.main import arrakis
 from shared.clock import system_clock
+from shared.operations.audit import Actor, record
 from tests.harness import ROOT
 from tests.ledger import Ledger
 
@@ -61,6 +62,16 @@ def lived_in(ledger: Ledger) -> Ledger:
         " VALUES ('c1', 'spring', 'promotional', 10, 'active', 'ann'),"
         " ('CAMPAIGN_ID', 'May', 'promotional', 10, 'active', 'ann')"
     )
+    with ledger.database.transaction() as tx:
+        for details in ({"amountMicro": "7"}, {"amountMicro": "9", "proposalId": "p1"}):
+            record(
+                tx,
+                Actor("admin", "ann"),
+                "admin_mint",
+                target_type="account",
+                target_id=account,
+                details=details,
+            )
     ledger.sql(
         "INSERT INTO billing_dlq (id, operation_type, payload, status) VALUES"
         " ('d1', 'webhook', '{}', 'pending'), ('d2', 'webhook', '{}', 'manual_review')"
@@ -71,7 +82,7 @@ def lived_in(ledger: Ledger) -> Ledger:
 def test_every_statement_gives_the_answer_that_the_runbook_promises(lived_in: Ledger) -> None:
     kind = "sqlite" if lived_in.database.is_sqlite else "postgresql"
     answers = {statement: run(lived_in, statement) for statement in statements(kind)}
-    assert len(answers) == 21
+    assert len(answers) == 22
     by_start = {" ".join(statement.split()): answer for statement, answer in answers.items()}
 
     def answer_to(start: str) -> Any:
@@ -97,6 +108,7 @@ def test_every_statement_gives_the_answer_that_the_runbook_promises(lived_in: Le
     assert answer_to("SELECT value FROM billing_config WHERE key = 'billing_mode'") == [("live",)]
     assert answer_to("SELECT * FROM credit_lots WHERE") == []
     assert len(answer_to("SELECT * FROM billing_idempotency_keys")) == 1
+    assert answer_to("SELECT actor_id, COUNT(DISTINCT target_id)") == [("ann", 1, 7)]
     assert answer_to("UPDATE credit_campaigns") == 1
     assert answer_to("SELECT SUM(amount_micro) FROM credit_grants") == [(None,)]
     assert [row[0] for row in answer_to("SELECT id, operation_type")] == ["d1"]
