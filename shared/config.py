@@ -5,8 +5,10 @@ secret stops it with a sentence that names the variable (contract 1).
 """
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Annotated, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,6 +17,10 @@ from shared.money import DEFAULT_CEILING_MICRO, MAX_AMOUNT_MICRO
 MIN_SECRET_BYTES = 32
 DEFAULT_DATABASE_URL = "sqlite:///data/sietch.db"
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
+
+
+_SECRET_FIELD = re.compile(r"secret|api_key|password")
+_ADDRESS = re.compile(r'https?://[^"\s]+')
 
 
 class SettingsError(SystemExit):
@@ -45,6 +51,14 @@ class CommonSettings(BaseModel):
     arrakis_log_level: str = "INFO"
     arrakis_database_pool: int = Field(default=20, ge=1, le=200)
     billing_ceiling_micro: int = Field(default=DEFAULT_CEILING_MICRO, ge=1, le=MAX_AMOUNT_MICRO)
+
+    def secret_values(self) -> list[str]:
+        """Return what no log may show: secrets, keys, passwords, and addresses that hold keys."""
+        values = self.model_dump()
+        found = [str(values[name]) for name in values if _SECRET_FIELD.search(name)]
+        found += [urlsplit(url).password or "" for url in (self.database_url, self.redis_url)]
+        found += _ADDRESS.findall(str(values.get("x402_networks", "")))
+        return [value for value in found if value]
 
 
 class ProviderSettings(CommonSettings):

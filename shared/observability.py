@@ -1,9 +1,10 @@
 """Logs and metrics, the same in every process: JSON lines with constant events, and counters."""
 
+import json
 import logging
 import re
 import sys
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from typing import Any
 
 import structlog
@@ -19,6 +20,7 @@ from prometheus_client import (
 )
 from prometheus_client.registry import Collector
 
+_JWT = r"eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]+){1,2}"  # whole, or cut off before its signature
 _SECRET_NAMES = re.compile(r"secret|token|password|authorization|signature|api_key", re.IGNORECASE)
 
 REQUESTS = Counter(
@@ -109,8 +111,14 @@ def exposition(database_says: Iterable[Metric] = ()) -> bytes:
     return generate_latest(process_registry()) + generate_latest(gauges)
 
 
-def configure_logging(service: str, level: str = "INFO") -> None:
-    """Send every log line of this process, ours and the libraries', as JSON to standard output."""
+def configure_logging(
+    service: str, level: str = "INFO", *, secret_values: Sequence[str] = ()
+) -> None:
+    """Send every log line of this process, ours and the libraries', as JSON to standard output.
+
+    None shows one of *secret_values* or a token, wherever it comes from: a provider may send our
+    key back to us in the text of an error.
+    """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -130,6 +138,7 @@ def configure_logging(service: str, level: str = "INFO") -> None:
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
                 structlog.processors.JSONRenderer(ensure_ascii=False),
+                _hiding(secret_values),
             ],
         )
     )
@@ -139,6 +148,14 @@ def configure_logging(service: str, level: str = "INFO") -> None:
     # At DEBUG it tells the whole address of every call, and the address of a node has a key in it.
     logging.getLogger("urllib3").setLevel(logging.INFO)
     structlog.contextvars.bind_contextvars(service=service)
+
+
+def _hiding(secret_values: Sequence[str]) -> Callable[[Any, str, Any], str]:
+    """Return the last step of a log line: what must not be seen is not in it."""
+    written = {json.dumps(value, ensure_ascii=False)[1:-1] for value in secret_values}
+    longest_first = sorted({*secret_values, *written}, key=len, reverse=True)
+    hidden = re.compile("|".join([_JWT, *map(re.escape, longest_first)]))
+    return lambda _logger, _name, line: hidden.sub("***", line)
 
 
 def _scrub(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -1,17 +1,24 @@
-"""Read a request's body as it came over the wire, before any framework touches it."""
+"""What both HTTP services read of a request: its body as it came, and the name that it brings."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from shared.errors import Invalid
 
 _DISCARDED_LIMITS = 16
+_OFFERED_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
 class BodyTooLarge(Invalid):
     """The body is longer than the route accepts."""
 
     code = "body_too_large"
+
+
+def offered_id(header: str | None) -> str | None:
+    """Return the id that a caller gave in *header*, None if it gave none that can be logged."""
+    return header if header and _OFFERED_ID.fullmatch(header) else None
 
 
 def read_body(environ: Mapping[str, Any], limit_bytes: int) -> bytes:

@@ -55,11 +55,13 @@ class Receiver:
 
 
 @contextmanager
-def running_receiver(database_url: str, redis_url: str, log: Path) -> Iterator[Receiver]:
+def running_receiver(
+    database_url: str, redis_url: str, log: Path, **settings: str
+) -> Iterator[Receiver]:
     """Run the real receiver on granian; its previous secret is set, as during a rotation."""
     port = free_port()
     environment = service_environment(
-        database_url, redis_url, NOWPAYMENTS_IPN_SECRET_PREV="previous-" + "p" * 32
+        database_url, redis_url, NOWPAYMENTS_IPN_SECRET_PREV="previous-" + "p" * 32, **settings
     )
     base = f"http://127.0.0.1:{port}"
     with service(granian("services.webhooks.wsgi:app", port), environment, f"{base}/health", log):

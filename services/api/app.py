@@ -1,13 +1,12 @@
 """The application factory of the API: collaborators in, a Flask app out."""
 
-import re
 import time
 
 import structlog
 from flask import Flask, Response, g, request
 from prometheus_client import CONTENT_TYPE_LATEST, Metric
 
-from services.api import errors
+from services.api import correlation, errors
 from services.api.auth import Revocations, policies
 from services.api.context import Services, services
 from services.api.limits import RateLimiter
@@ -36,7 +35,6 @@ from shared.operations import gauges
 from shared.wiring import make_cashier, make_intake
 
 log = structlog.get_logger()
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
 def create_app(settings: ApiSettings, database: Database, balances: BalanceCache) -> Flask:
@@ -75,17 +73,12 @@ def create_app(settings: ApiSettings, database: Database, balances: BalanceCache
 
 
 def _begin() -> None:
-    offered = request.headers.get("X-Request-Id", "")
-    g.request_id = (
-        offered if _REQUEST_ID.fullmatch(offered) else new_id(services().database.clock())
-    )
+    correlation.begin(new_id(services().database.clock()))
     g.started = time.perf_counter()
-    structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(service="api", request_id=g.request_id)
 
 
 def _end(response: Response) -> Response:
-    response.headers["X-Request-Id"] = g.request_id
+    correlation.tell(response)
     for name, value in g.get("allowance_headers", {}).items():
         response.headers.setdefault(name, value)
     route = request.url_rule.rule if request.url_rule else "unknown"
@@ -98,6 +91,7 @@ def _end(response: Response) -> Response:
         route=route,
         status=response.status_code,
         ms=round(seconds * 1000, 2),
+        **correlation.touched(),
     )
     return response
 

@@ -9,6 +9,7 @@ from flask import Response, current_app, g, request
 from limits import RateLimitItem
 
 from services.api.auth import Caller, Revocations, TokenPolicy, authenticate
+from services.api.correlation import touch
 from services.api.errors import MalformedBody, TooManyRequests, Unprocessable
 from services.api.limits import RateLimiter
 from services.api.schemas.fields import Request
@@ -68,7 +69,7 @@ def actor() -> Actor:
         caller().subject,
         address=request.remote_addr,
         user_agent=request.headers.get("User-Agent", "")[:200],
-        correlation_id=request.headers.get("X-Correlation-Id", "")[:64],
+        correlation_id=g.correlation_id,
     )
 
 
@@ -196,6 +197,7 @@ def idempotency_key(body_key: str | None = None) -> str | None:
 
 def answer(body: Mapping[str, Any], status: int = 200, *, is_replay: bool = False) -> Response:
     """Write *body* as JSON; a repeated answer says so in a header, not in its body."""
+    touch(body)
     text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
     headers = {"Idempotent-Replay": "true"} if is_replay else None
     return Response(text, status, headers, mimetype="application/json")

@@ -10,6 +10,7 @@ from pydantic.alias_generators import to_camel
 from werkzeug.exceptions import HTTPException
 
 from services.api.auth import Unauthorized
+from services.api.correlation import touch
 from shared.errors import (
     ArrakisError,
     Conflict,
@@ -97,6 +98,7 @@ def _answer(status: int, body: dict[str, Any], headers: dict[str, str] | None = 
 
 def _answer_expected(error: ArrakisError) -> Response:
     status, body = describe(error)
+    touch({"paymentId": error.details.get("paymentId")})  # of a creation that was not answered
     headers = dict(g.get("allowance_headers", {}))
     if isinstance(error, Unavailable):
         headers["Retry-After"] = str(error.retry_after_seconds)

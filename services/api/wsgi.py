@@ -10,7 +10,7 @@ from shared.messaging import Publisher, make_celery
 from shared.observability import configure_logging
 
 settings = load_settings(ApiSettings)
-configure_logging("api", settings.arrakis_log_level)
+configure_logging("api", settings.arrakis_log_level, secret_values=settings.secret_values())
 balances = BalanceCache(settings.redis_url)
 database = Database(
     settings.database_url,

@@ -10,10 +10,13 @@ from sqlalchemy import text
 from werkzeug.exceptions import HTTPException
 
 from services.webhooks.routes import routes
+from shared.clock import system_clock
 from shared.config import WebhookSettings
 from shared.database import Database
 from shared.errors import Unavailable
+from shared.ids import new_id
 from shared.observability import REQUEST_SECONDS, REQUESTS, exposition
+from shared.wsgi import offered_id
 
 log = structlog.get_logger()
 
@@ -48,12 +51,27 @@ def _metrics() -> Response:
 
 def _begin() -> None:
     g.started = time.perf_counter()
+    g.request_id = offered_id(request.headers.get("X-Request-Id")) or new_id(system_clock())
+    correlation_id = offered_id(request.headers.get("X-Correlation-Id")) or g.request_id
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(
+        service="webhooks", request_id=g.request_id, correlation_id=correlation_id
+    )
 
 
 def _end(response: Response) -> Response:
     route = request.url_rule.rule if request.url_rule else "unknown"
+    seconds = time.perf_counter() - g.started
+    response.headers["X-Request-Id"] = g.request_id
     REQUESTS.labels("webhooks", route, response.status_code).inc()
-    REQUEST_SECONDS.labels("webhooks", route).observe(time.perf_counter() - g.started)
+    REQUEST_SECONDS.labels("webhooks", route).observe(seconds)
+    log.info(
+        "request_answered",
+        method=request.method,
+        route=route,
+        status=response.status_code,
+        ms=round(seconds * 1000, 2),
+    )
     return response
 
 

@@ -7,7 +7,7 @@ from shared.messaging import Publisher, make_celery
 from shared.observability import configure_logging
 
 settings = load_settings(WebhookSettings)
-configure_logging("webhooks", settings.arrakis_log_level)
+configure_logging("webhooks", settings.arrakis_log_level, secret_values=settings.secret_values())
 database = Database(
     settings.database_url,
     pool_size=settings.arrakis_database_pool,

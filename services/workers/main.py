@@ -33,7 +33,10 @@ install(app, work, Watchdog(work.longest_run_seconds, settings.arrakis_worker_me
 # A forked child must not share its parent's sockets.
 signals.worker_process_init.connect(lambda **_: database.leave_to_parent(), weak=False)
 signals.setup_logging.connect(
-    lambda **_: configure_logging("worker", settings.arrakis_log_level), weak=False
+    lambda **_: configure_logging(
+        "worker", settings.arrakis_log_level, secret_values=settings.secret_values()
+    ),
+    weak=False,
 )
 
 

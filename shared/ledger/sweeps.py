@@ -94,7 +94,18 @@ def _post_together(
         return 0
     with database.transaction(lock_timeout_ms=lock_timeout_ms) as tx:
         outcomes = post(tx, commands, terms)
-    return sum(outcome.unwrap().get("status") != "pending" for outcome in outcomes)
+    ended = [
+        command
+        for command, outcome in zip(commands, outcomes, strict=True)
+        if outcome.unwrap().get("status") != "pending"
+    ]
+    if ended:
+        log.info(
+            "expired",
+            reservation_ids=[one.reservation_id for one in ended if isinstance(one, ExpireHold)],
+            lot_ids=[one.lot_id for one in ended if isinstance(one, ExpireLot)],
+        )
+    return len(ended)
 
 
 def roll_up_revenue(database: Database) -> int:

@@ -157,6 +157,9 @@ def _work(
             status=step.event.status,
             source=step.event.source,
             outcome=step.outcome,
+            payment_id=step.payment["id"] if step.payment else None,
+            account_id=step.payment["account_id"] if step.payment else None,
+            lot_ids=[command.lot_id for command in step.commands],
         )
 
 

@@ -14,6 +14,7 @@ from services.api.context import (
     require_version,
     services,
 )
+from services.api.correlation import touch_many, touch_refused
 from services.api.health import health_report
 from services.api.operations import (
     count_outcome,
@@ -94,6 +95,7 @@ def release() -> Response:
 def _execute(command: Command) -> Response:
     outcome = services().executor.execute(command)
     count_outcome(services(), command.operation, outcome)
+    touch_refused(command, outcome)
     return answer_outcome(outcome)
 
 
@@ -101,7 +103,9 @@ def _execute(command: Command) -> Response:
 def batch() -> Response:
     """Carry out up to 500 operations, each with its own result."""
     body = parse_body(BatchRequest, limit_bytes=BATCH_MAX_BYTES)
-    return answer({"results": run_batch(services(), body.operations)})
+    results = run_batch(services(), body.operations)
+    touch_many(results)
+    return answer({"results": results})
 
 
 @routes.post("/estimate")
