@@ -36,6 +36,7 @@ class TaskName(StrEnum):
     EXPIRE_MINT_PROPOSALS = "maintenance.expire_mint_proposals"
     GRANT_LISTS = "ledger.grant_lists"
     EXPIRE_CAMPAIGNS = "maintenance.expire_campaigns"
+    EVALUATE_ALERTS = "maintenance.evaluate_alerts"
 
     @property
     def queue(self) -> str:

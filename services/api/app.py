@@ -12,6 +12,7 @@ from services.api.context import Services, services
 from services.api.limits import RateLimiter
 from services.api.routes import (
     admin,
+    admin_alerts,
     admin_payments,
     admin_settings,
     campaigns,
@@ -63,6 +64,7 @@ def create_app(settings: ApiSettings, database: Database, balances: BalanceCache
         app.register_blueprint(blueprint, url_prefix="/api/billing")
     app.register_blueprint(admin.routes, url_prefix="/admin/billing")
     app.register_blueprint(admin_settings.routes, url_prefix="/admin/billing")
+    app.register_blueprint(admin_alerts.routes, url_prefix="/admin/billing/alerts")
     app.register_blueprint(admin_payments.routes, url_prefix="/admin/billing/payments")
     app.register_blueprint(campaigns.routes, url_prefix="/admin/billing/campaigns")
     app.register_blueprint(mint_proposals.routes, url_prefix=mint_proposals.PATH)

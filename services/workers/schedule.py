@@ -20,6 +20,7 @@ EVERY_SECONDS = {
     TaskName.EXPIRE_MINT_PROPOSALS: 60,
     TaskName.GRANT_LISTS: 2,
     TaskName.EXPIRE_CAMPAIGNS: 30,
+    TaskName.EVALUATE_ALERTS: 15,
 }
 
 

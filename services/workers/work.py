@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from services.workers.schedule import EVERY_SECONDS
-from shared.alerts import counts
+from shared.alerts import counts, evaluating
 from shared.campaigns import lifecycle, working
 from shared.errors import Unavailable
 from shared.ledger import sweeps
@@ -63,6 +63,7 @@ class Work:
             TaskName.EXPIRE_MINT_PROPOSALS: lambda: mint_proposals.expire_due(database),
             TaskName.GRANT_LISTS: lambda: working.work_off(database, terms),
             TaskName.EXPIRE_CAMPAIGNS: lambda: lifecycle.expire_due(database),
+            TaskName.EVALUATE_ALERTS: lambda: evaluating.evaluate(database),
         }
 
     def run(self, name: TaskName) -> int:

@@ -9,6 +9,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from shared import schema
 from shared.cli import (
     account,
+    alerts,
     audit,
     backup,
     cache,
@@ -131,6 +132,7 @@ arrakis.add_command(campaigns.campaign)
 arrakis.add_command(config.config)
 arrakis.add_command(config.mode)
 arrakis.add_command(audit.audit)
+arrakis.add_command(alerts.alerts)
 arrakis.add_command(cache.cache)
 arrakis.add_command(backup.backup)
 arrakis.add_command(doctor.doctor)

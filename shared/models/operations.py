@@ -28,7 +28,7 @@ RULE_STATUSES = (
 )
 PROPOSAL_STATUSES = ("pending", "approved", "failed", "rejected", "withdrawn", "expired")
 _WAITING = text("status IN ('pending', 'processing')")
-_OPEN = text("status IN ('pending', 'processing', 'manual_review')")
+OPEN_LETTER = text("status IN ('pending', 'processing', 'manual_review')")
 _ACTIVE = text("status = 'active'")
 _PENDING = text("status = 'pending'")
 
@@ -53,8 +53,8 @@ class DeadLetter(Base):
             "status",
             "operation_type",
             "created_at",
-            postgresql_where=_OPEN,
-            sqlite_where=_OPEN,
+            postgresql_where=OPEN_LETTER,
+            sqlite_where=OPEN_LETTER,
         ),
         Index("uq_billing_dlq_subject", "operation_type", "subject_id", unique=True),
         STRICT,

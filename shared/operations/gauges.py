@@ -6,6 +6,7 @@ They are no values of a process, so however many processes answer, each tells th
 from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 
+from shared.alerts import money, views
 from shared.database import Tx
 from shared.operations import dlq, ticks
 
@@ -34,6 +35,16 @@ def families() -> dict[str, GaugeMetricFamily]:
         GaugeMetricFamily(
             "arrakis_dead_letters", "Dead letters by status (runbook 3).", labels=["status"]
         ),
+        GaugeMetricFamily(
+            "arrakis_alert_firing",
+            "How many subjects an alert fires for.",
+            labels=["name", "severity"],
+        ),
+        GaugeMetricFamily(
+            "arrakis_money_at_risk_micro",
+            "Micro-USD held, paid and not credited, dead-lettered, owed, or being settled.",
+            labels=["kind"],
+        ),
     )
     return {family.name: family for family in made}
 
@@ -50,4 +61,8 @@ def read(tx: Tx) -> list[Metric]:
     counts = dlq.depth(tx)
     for status in _LETTER_STATUSES:
         found["arrakis_dead_letters"].add_metric([status], counts.get(status, 0))
+    for rule, subjects in views.firing(tx).items():
+        found["arrakis_alert_firing"].add_metric([rule.name, rule.severity], subjects)
+    for kind, amount_micro in money.at_risk(tx).items():
+        found["arrakis_money_at_risk_micro"].add_metric([kind], amount_micro)
     return list(found.values())

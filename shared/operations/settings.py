@@ -5,12 +5,14 @@ so values that make no sense together are refused together (rates that do not ad
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sqlalchemy import select
 
+from shared.alerts import rules as alerts
 from shared.clock import to_wire
 from shared.database import Tx, upsert_rows
 from shared.errors import ArrakisError, Conflict, Invalid, NotFound
@@ -55,6 +57,15 @@ def _receiver(key: str, whose: str, seed: str) -> Setting:
 
 def _written(key: str, meaning: str, unit: str) -> Setting:
     return Setting(key, meaning, unit, "written by the system", is_read_only=True)
+
+
+def _alert(rule: alerts.Rule) -> Setting:
+    """Return the setting of an alert's limits; what a value leaves out keeps its default."""
+    share = "bps" if rule.limits.is_rate else "a number"
+    words = f"above ({share}), windowSeconds, sample, as JSON"
+    allowed = "a part of " + alerts.limits_text(rule.limits)
+    meaning = f"The alert fires at {alerts.condition(rule, rule.limits)}"
+    return Setting(rule.key, meaning, words, allowed, alerts.limits_text(rule.limits))
 
 
 _ALL = (
@@ -172,6 +183,21 @@ _ALL = (
         "hours",
         "0 to 9999; 0: never",
         "0",
+    ),
+    *(_alert(rule) for rule in alerts.RULES.values()),
+    Setting(
+        alerts.CLEAR_SECONDS_KEY,
+        "How long an alert must be below its threshold to clear",
+        "seconds",
+        "0 to 3600",
+        str(alerts.CLEAR_SECONDS),
+    ),
+    Setting(
+        alerts.DEMOTE_KEY,
+        "Whether the alert refusals_402 sets the mode from live to soft",
+        "word",
+        "yes or no",
+        alerts.DEMOTE,
     ),
     _written("last_reconciliation_at", "When the books were last compared", "time"),
     _written("last_reconciliation_result", "What the last comparison found", "JSON"),
@@ -306,10 +332,13 @@ def _describe(key: str, row: Any) -> dict[str, Any]:
     }
 
 
-_OTHERS = {
+_OTHERS: Mapping[str, Callable[[str], object]] = {
     "four_eyes_threshold_micro": read_threshold,
     "mint_proposal_expiry_hours": read_expiry_hours,
     "revenue_rule_cooldown_hours": read_cooldown_hours,
+    alerts.CLEAR_SECONDS_KEY: alerts.read_clear_seconds,
+    alerts.DEMOTE_KEY: alerts.read_demote,
+    **{rule.key: partial(alerts.read_limits, rule) for rule in alerts.RULES.values()},
     "low_balance_threshold_micro": watching.read_threshold,
     "expiry_notice_hours": watching.read_hours,
 }

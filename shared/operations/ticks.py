@@ -3,6 +3,7 @@
 Liveness is progress: a worker that lives and does nothing shows here, whatever Celery says of it.
 """
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -89,6 +90,12 @@ def is_missing(last: datetime, every_seconds: int, now: datetime) -> bool:
     """Tell whether a tick that last succeeded at *last* has been missed for too long."""
     patience = max(_LEAST_SECONDS, _MISSED_INTERVALS * every_seconds)
     return (now - last).total_seconds() > patience
+
+
+def missed_intervals(tick: TickState) -> int:
+    """Return how many intervals went by without success; above four the tick is missing."""
+    interval = max(tick.every_seconds, _LEAST_SECONDS // _MISSED_INTERVALS)
+    return math.ceil(tick.age_seconds / interval)
 
 
 def lags(tx: Tx) -> list[Lag]:

@@ -1,0 +1,121 @@
+"""The alerts as operators and Prometheus see them, and their acknowledgement."""
+
+from typing import Any
+
+from sqlalchemy import Row, bindparam, func, select, update
+
+from shared.alerts.evaluating import Found, look, target_of
+from shared.alerts.rules import RULES, Rule, condition
+from shared.clock import to_wire
+from shared.database import Tx
+from shared.errors import NotFound
+from shared.models.alerts import Alert
+from shared.operations import ticks
+from shared.operations.audit import Actor, AuditFilter, list_rows, record
+
+
+def show_alerts(tx: Tx) -> dict[str, Any]:
+    """Return every alert with what is true now: those that fire first, then by name.
+
+    One fires if the workers have noted so, or if its figure is above its threshold now: where no
+    worker lives, nobody else would tell.
+    """
+    seen = look(tx)
+    known = {(row.name, row.subject): row for row in tx.all(_FIRING_ROWS)}
+    found = seen.by_state()
+    shown = []
+    for key in sorted(known.keys() | found.keys()):
+        state, one = known.get(key), found.get(key)
+        if state is not None or (one is not None and one.is_above):
+            since = to_wire(state.since if state is not None else seen.at)
+            shown.append(_describe(RULES[key[0]], one, state) | {"since": since})
+    firing = {one["name"] for one in shown}
+    for rule in sorted(RULES.values(), key=lambda rule: rule.name):
+        if rule.name not in firing:
+            figures = [one for one in seen.found if one.rule is rule]
+            highest = max(figures, key=_height, default=None)
+            shown.append(_describe(rule, highest, None) | {"status": "ok", "subject": ""})
+    above = {key for key, one in found.items() if one.is_above}
+    return {
+        "firing": len(known.keys() | above),
+        "evaluatedAt": to_wire(seen.at),
+        "alerts": shown,
+    }
+
+
+def firing(tx: Tx) -> dict[Rule, int]:
+    """Return for how many subjects each alert fires, as the workers have noted it.
+
+    Missing ticks are counted now, because the evaluation itself may be among them.
+    """
+    noted = {row.name: int(row.subjects) for row in tx.all(_FIRING_NUMBERS)}
+    missing = sum(tick.is_missing for tick in ticks.list_ticks(tx))
+    noted["tick_missing"] = max(noted.get("tick_missing", 0), missing)
+    return {rule: noted.get(name, 0) for name, rule in RULES.items()}
+
+
+def list_history(tx: Tx, *, limit: int, before: str | None = None) -> dict[str, Any]:
+    """Return what fired, cleared and was acknowledged, newest first, page by page."""
+    found = list_rows(tx, AuditFilter(target_type="alert", limit=limit, before=before))
+    return {"history": found["audit"], "nextCursor": found["nextCursor"]}
+
+
+def acknowledge(
+    tx: Tx, actor: Actor, name: str, *, subject: str = "", reason: str
+) -> dict[str, Any]:
+    """Note that *actor* has seen an alert; it fires on. Raises NotFound (``alert_not_firing``)."""
+    seen = {"acknowledged_by": actor.id, "acknowledged_at": tx.now}
+    if not tx.run(_ACKNOWLEDGE.values(**seen), named=name, about=subject):
+        raise NotFound("No such alert fires.", code="alert_not_firing")
+    details = {"name": name, "subject": subject, "reason": reason}
+    target = target_of(name, subject)
+    record(tx, actor, "alert_acknowledged", target_type="alert", target_id=target, details=details)
+    return {
+        "name": name,
+        "subject": subject,
+        "acknowledgedBy": actor.id,
+        "acknowledgedAt": to_wire(tx.now),
+    }
+
+
+def _height(one: Found) -> float:
+    """Order figures: by the number, or by the share."""
+    if one.figure.out_of is None:
+        return one.figure.value
+    return one.figure.value / one.figure.out_of if one.figure.out_of else 0.0
+
+
+def _describe(rule: Rule, one: Found | None, state: Row[Any] | None) -> dict[str, Any]:
+    figure = one.figure if one is not None else None
+    acknowledged_at = state.acknowledged_at if state is not None else None
+    return {
+        "name": rule.name,
+        "subject": figure.subject if figure is not None else state.subject if state else "",
+        "severity": rule.severity,
+        "status": "firing",
+        "value": figure.value if figure is not None else None,
+        "outOf": figure.out_of if figure is not None else None,
+        "threshold": condition(rule, one.limits if one is not None else rule.limits),
+        "since": None,
+        "message": one.message if one is not None else state.message if state else None,
+        "meaning": rule.meaning,
+        "whatToDo": rule.command,
+        "clears": rule.clears,
+        "acknowledgedBy": state.acknowledged_by if state is not None else None,
+        "acknowledgedAt": to_wire(acknowledged_at) if acknowledged_at else None,
+    }
+
+
+_FIRING_ROWS = select(*Alert.__table__.c).where(
+    Alert.status == "firing", Alert.name.in_(sorted(RULES))
+)
+_FIRING_NUMBERS = (
+    select(Alert.name, func.count().label("subjects"))
+    .where(Alert.status == "firing")
+    .group_by(Alert.name)
+)
+_ACKNOWLEDGE = update(Alert).where(
+    Alert.name == bindparam("named"),
+    Alert.subject == bindparam("about"),
+    Alert.status == "firing",
+)

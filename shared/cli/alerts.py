@@ -1,0 +1,96 @@
+"""``arrakis alerts``: what is wrong now, what was, and who has seen it."""
+
+import sys
+from typing import Any
+
+import click
+
+from shared import schema
+from shared.alerts import views
+from shared.cli.acting import operator, with_reason
+from shared.cli.output import as_json, tell
+from shared.config import OperatorSettings
+from shared.database import Database
+
+_BAD_NEWS = 1
+
+
+@click.group(invoke_without_command=True)
+@as_json
+@click.pass_context
+def alerts(context: click.Context, *, is_json: bool) -> None:
+    """Show every alert with its figure; exit 1 while one fires.
+
+    \b
+    Examples:
+        arrakis alerts
+        arrakis alerts history
+    """
+    if context.invoked_subcommand is not None:
+        return
+    settings: OperatorSettings = context.obj
+    database = Database(settings.database_url)
+    schema.require_current(database)
+    with database.reading() as tx:
+        found = views.show_alerts(tx)
+    lines = [_line(one) for one in found["alerts"]]
+    lines.append(f"{found['firing']} firing." if found["firing"] else "No alert fires.")
+    tell(found, is_json=is_json, text="\n".join(lines))
+    if found["firing"]:
+        sys.exit(_BAD_NEWS)
+
+
+@alerts.command()
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
+@as_json
+@click.pass_obj
+def history(settings: OperatorSettings, limit: int, *, is_json: bool) -> None:
+    """List what fired, cleared and was acknowledged, newest first.
+
+    \b
+    Example:
+        arrakis alerts history --limit 20
+    """
+    with Database(settings.database_url).reading() as tx:
+        found = views.list_history(tx, limit=limit)
+    lines = [
+        f"{one['createdAt']}  {one['action']:18} {one['targetId']}  by {one['actorId']}"
+        for one in found["history"]
+    ]
+    tell(found, is_json=is_json, text="\n".join(lines or ["No alert has ever fired."]))
+
+
+@alerts.command()
+@click.argument("name")
+@click.option("--subject", default="", help="Of which campaign, tick, queue or provider.")
+@with_reason
+@as_json
+@click.pass_obj
+def acknowledge(
+    settings: OperatorSettings, name: str, subject: str, reason: str, *, is_json: bool
+) -> None:
+    """Note that you have seen the alert NAME; it fires on until its cause is gone.
+
+    \b
+    Example:
+        arrakis alerts acknowledge dlq_depth --reason "the provider is down, ticket 7"
+    """
+    with Database(settings.database_url).transaction() as tx:
+        found = views.acknowledge(tx, operator(), name, subject=subject, reason=reason)
+    tell(found, is_json=is_json, text=f"{name} is acknowledged by {found['acknowledgedBy']}.")
+
+
+def _line(one: dict[str, Any]) -> str:
+    if one["status"] == "ok":
+        return f"ok       {one['name']:24} {_figure(one)} (alert at {one['threshold']})"
+    seen = f" [seen by {one['acknowledgedBy']}]" if one["acknowledgedBy"] else ""
+    return (
+        f"{one['severity'].upper():8} {one['message']}, since {one['since']}{seen}\n"
+        f"{'':8} {one['meaning']}. Do: {one['whatToDo']}"
+    )
+
+
+def _figure(one: dict[str, Any]) -> str:
+    if one["value"] is None:
+        return "nothing to measure"
+    return f"{one['value']}" + (f" of {one['outOf']}" if one["outOf"] is not None else "")
