@@ -227,7 +227,7 @@ RULES = _by_name(
         Limits(5_000, 300, 50),
         "reads of cached balances",
         "Balances are not found in Redis, or it is away; the database answers",
-        "arrakis cache show",
+        "arrakis doctor",
         "reads hit the cache again",
     ),
     Rule(
