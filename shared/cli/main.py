@@ -19,6 +19,7 @@ from shared.cli import (
     doctor,
     mint_proposals,
     payments,
+    shadow,
     status,
     tokens,
 )
@@ -104,24 +105,7 @@ def balance(
     tell(found, is_json=is_json, text=f"{account_id} had {words} at {found['asOf']}.")
 
 
-@ledger.command("shadow")
-@click.option("--account", "account_id", help="Only this account.")
-@click.option("--since", type=click.DateTime(), help="UTC; default from the beginning.")
-@as_json
-@click.pass_obj
-def shadow(
-    settings: OperatorSettings, account_id: str | None, since: datetime | None, *, is_json: bool
-) -> None:
-    """Show what shadow mode would have charged."""
-    database = Database(settings.database_url)
-    moment = since.replace(tzinfo=UTC) if since else None
-    with database.reading() as tx:
-        found = explain.shadow_summary(tx, account_id=account_id, since=moment)
-    would = format_usd(int(found["finalizedMicro"]))
-    words = f"{found['reserves']} reserves and {found['finalizes']} finalizes in shadow"
-    tell(found, is_json=is_json, text=f"{words}; they would have charged {would}.")
-
-
+ledger.add_command(shadow.shadow)
 arrakis.add_command(tokens.token)
 arrakis.add_command(account.account)
 arrakis.add_command(account.mint)

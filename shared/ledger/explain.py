@@ -1,5 +1,4 @@
-"""Why a balance is what it is: from a charge back to lots, payments and grants, or to a moment;
-and what shadow mode would have charged."""
+"""Why a balance is what it is: from a charge back to lots, payments and grants, or to a moment."""
 
 from datetime import datetime
 from typing import Any
@@ -34,33 +33,6 @@ def balance_as_of(tx: Tx, account_id: str, moment: datetime) -> dict[str, Any]:
         "accountId": account_id,
         "asOf": to_wire(moment),
         "availableMicro": str(int(total)),
-    }
-
-
-def shadow_summary(
-    tx: Tx, *, account_id: str | None = None, since: datetime | None = None
-) -> dict[str, Any]:
-    """Return how much was reserved and finalized in shadow, and what it would have cost.
-
-    Behaviour 6.5; of one account if *account_id* is given, and from *since* on.
-    """
-    statement = select(
-        Entry.entry_type, func.count().label("count"), func.sum(Entry.amount_micro).label("micro")
-    ).where(Entry.entry_type.in_(("shadow_reserve", "shadow_finalize")))
-    if account_id is not None:
-        require_account(tx, account_id)
-        statement = statement.where(Entry.account_id == account_id)
-    if since is not None:
-        statement = statement.where(Entry.created_at >= since)
-    found = {row.entry_type: row for row in tx.all(statement.group_by(Entry.entry_type))}
-    reserved, finalized = found.get("shadow_reserve"), found.get("shadow_finalize")
-    return {
-        "accountId": account_id,
-        "since": to_wire(since) if since else None,
-        "reserves": reserved.count if reserved else 0,
-        "finalizes": finalized.count if finalized else 0,
-        "reservedMicro": str(int(reserved.micro)) if reserved else "0",
-        "finalizedMicro": str(int(finalized.micro)) if finalized else "0",
     }
 
 

@@ -72,7 +72,16 @@ class TestInShadow:
             "finalizes": 2,
             "reservedMicro": "400000",
             "finalizedMicro": "270000",
+            "estimatedMicro": "400000",
+            "actualMicro": "270000",
+            "actualPerEstimated": "0.6750",
+            "ended": 2,
+            "lost": 0,
+            "errorRate": "0.0000",
+            "accounts": [told["accounts"][0]],
+            "nextCursor": None,
         }
+        assert told["accounts"][0]["wouldRefuse"] == 0
         later = client.admin_get(f"shadow-summary?accountId={account}&since=2999-01-01T00:00:00Z")
         assert (later.json()["reserves"], later.json()["finalizedMicro"]) == (0, "0")
         assert client.admin_get("shadow-summary").json()["reserves"] >= 2

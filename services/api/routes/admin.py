@@ -24,7 +24,7 @@ from services.api.schemas.requests import (
     StatementQuery,
 )
 from shared.ids import new_id
-from shared.ledger import explain, queries, statements
+from shared.ledger import explain, queries, shadow_report, statements
 from shared.operations import accounts, mints
 from shared.operations.mint_orders import MintOrder
 
@@ -94,10 +94,18 @@ def explain_subject(subject_id: str) -> Response:
 
 @routes.get("/shadow-summary")
 def shadow_summary() -> Response:
-    """Show what shadow mode would have charged."""
+    """Show what shadow mode would have charged, and whom live mode would have refused."""
     query = parse_query(ShadowQuery)
     with services().database.reading() as tx:
-        return answer(explain.shadow_summary(tx, account_id=query.account_id, since=query.since))
+        return answer(
+            shadow_report.shadow_summary(
+                tx,
+                account_id=query.account_id,
+                since=query.since,
+                limit=query.limit,
+                after=query.cursor,
+            )
+        )
 
 
 @routes.post("/accounts/<account_id>/mint")

@@ -143,10 +143,12 @@ class HistoryQuery(Request):
 
 
 class ShadowQuery(Request):
-    """Whose shadow entries are wanted, and since when (ISO 8601 with its zone)."""
+    """Whose shadow entries are wanted, since when (ISO 8601 with its zone), and which page."""
 
     account_id: Identifier | None = None
     since: Annotated[AwareDatetime, Field(strict=False)] | None = None
+    limit: Annotated[int, Field(ge=1, le=100, strict=False)] = 50
+    cursor: Identifier | None = None
 
 
 class StatementQuery(Request):
