@@ -61,6 +61,14 @@ class CommonSettings(BaseModel):
         return [value for value in found if value]
 
 
+class OutgoingSettings(CommonSettings):
+    """What a process needs that makes or signs outgoing webhooks. Without a secret they are off."""
+
+    outgoing_webhook_secret: OptionalSecret = ""
+    outgoing_webhook_secret_prev: OptionalSecret = ""
+    arrakis_webhook_allow_private: bool = False
+
+
 class ProviderSettings(CommonSettings):
     """What a process needs that talks to NOWPayments."""
 
@@ -74,7 +82,7 @@ class ProviderSettings(CommonSettings):
     x402_quote_ttl_seconds: int = Field(default=300, ge=10, le=86_400)
 
 
-class ApiSettings(ProviderSettings):
+class ApiSettings(ProviderSettings, OutgoingSettings):
     """Settings of the API service."""
 
     feature_billing_enabled: str = "false"
@@ -100,7 +108,7 @@ class WebhookSettings(CommonSettings):
     nowpayments_ipn_secret_prev: OptionalSecret = ""
 
 
-class WorkerSettings(ProviderSettings):
+class WorkerSettings(ProviderSettings, OutgoingSettings):
     """Settings of the workers and of beat. Without a port no metrics are served."""
 
     arrakis_worker_memory_mb: int = Field(default=768, ge=128)
@@ -108,7 +116,7 @@ class WorkerSettings(ProviderSettings):
     arrakis_metrics_address: str = "127.0.0.1"
 
 
-class OperatorSettings(ProviderSettings):
+class OperatorSettings(ProviderSettings, OutgoingSettings):
     """Settings of the ``arrakis`` command: it can make tokens when it has the secrets."""
 
     billing_internal_jwt_secret: OptionalSecret = ""
@@ -124,6 +132,7 @@ class DoctorSettings(ProviderSettings):
     billing_admin_jwt_secret: str = ""
     billing_member_jwt_secret: str = ""
     nowpayments_ipn_secret: str = ""
+    outgoing_webhook_secret: str = ""
 
 
 S = TypeVar("S", bound=CommonSettings)

@@ -37,6 +37,8 @@ class TaskName(StrEnum):
     GRANT_LISTS = "ledger.grant_lists"
     EXPIRE_CAMPAIGNS = "maintenance.expire_campaigns"
     EVALUATE_ALERTS = "maintenance.evaluate_alerts"
+    DELIVER_WEBHOOKS = "maintenance.deliver_webhooks"
+    WATCH_ACCOUNTS = "maintenance.watch_accounts"
 
     @property
     def queue(self) -> str:

@@ -54,6 +54,11 @@ PROVIDER_SECONDS = Histogram(
     ["provider", "call"],
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15),
 )
+DELIVERIES = Counter(
+    "arrakis_webhook_deliveries_total",
+    "Tries to deliver our webhooks: delivered, failed, gone or dead.",
+    ["outcome"],
+)
 HINTS = Counter("arrakis_hints_total", "Wake-ups for workers: sent or failed.", ["task", "outcome"])
 OUTCOMES = Counter(
     "arrakis_ledger_outcomes_total",

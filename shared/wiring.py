@@ -2,9 +2,10 @@
 
 import structlog
 
-from shared.config import ProviderSettings, SettingsError
+from shared.config import OutgoingSettings, ProviderSettings, SettingsError
 from shared.database import Database
 from shared.ledger.terms import TermsCache
+from shared.notifications.keys import Keys
 from shared.payments.intake import Intake
 from shared.payments.providers.nowpayments import NowPayments
 from shared.payments.quotes import Cashier
@@ -26,6 +27,11 @@ def make_intake(settings: ProviderSettings, database: Database, terms: TermsCach
         log.warning("credits_are_not_verified", reason="NOWPAYMENTS_API_KEY is not set")
     provider = make_provider(settings)
     return Intake(database, terms, provider, settings.payments_verify_before_credit and has_key)
+
+
+def make_keys(settings: OutgoingSettings) -> Keys:
+    """Return the secrets that those of the endpoints of webhooks are derived from."""
+    return Keys(settings.outgoing_webhook_secret, settings.outgoing_webhook_secret_prev)
 
 
 def make_provider(settings: ProviderSettings) -> NowPayments:

@@ -31,6 +31,7 @@ SECRETS = {
     "BILLING_MEMBER_JWT_SECRET": "test-member-secret-" + "m" * 32,
     "NOWPAYMENTS_IPN_SECRET": "test-ipn-secret-" + "n" * 32,
     "NOWPAYMENTS_API_KEY": "test-api-key",
+    "OUTGOING_WEBHOOK_SECRET": "outgoing-" + "w" * 32,
 }
 
 

@@ -12,6 +12,7 @@ LENGTHS = {  # bytes of randomness; a secret for signing needs 32 characters at 
     "BILLING_MEMBER_JWT_SECRET": 48,
     "NOWPAYMENTS_IPN_SECRET": 48,
     "NOWPAYMENTS_API_KEY": 48,
+    "OUTGOING_WEBHOOK_SECRET": 48,
     "ARRAKIS_FLOWER_PASSWORD": 15,
 }
 

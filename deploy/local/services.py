@@ -74,6 +74,7 @@ def arrakis_stack(
             "FEATURE_BILLING_ENABLED": "true",
             # So that a notice made by hand is believed; production asks the provider.
             "PAYMENTS_VERIFY_BEFORE_CREDIT": "false",
+            "ARRAKIS_WEBHOOK_ALLOW_PRIVATE": "true",
             "X402_NETWORKS": x402,
             **env,
             **secrets,

@@ -13,8 +13,10 @@ from shared.config import WorkerSettings, load_settings
 from shared.database import Database
 from shared.ledger.terms import TermsCache
 from shared.messaging import make_celery
+from shared.notifications.courier import Courier
+from shared.notifications.watching import AccountWatch
 from shared.observability import HINTS, configure_logging, process_registry
-from shared.wiring import make_cashier, make_intake
+from shared.wiring import make_cashier, make_intake, make_keys
 
 settings = load_settings(WorkerSettings)
 database = Database(
@@ -26,7 +28,16 @@ app = make_celery(settings.redis_url)
 app.conf.beat_schedule = beat_schedule()
 app.set_default()
 terms = TermsCache(database, ceiling_micro=settings.billing_ceiling_micro)
-work = Work(make_intake(settings, database, terms), make_cashier(settings, database, terms))
+work = Work(
+    make_intake(settings, database, terms),
+    make_cashier(settings, database, terms),
+    Courier(
+        database,
+        make_keys(settings),
+        allow_private=settings.arrakis_webhook_allow_private,
+    ),
+    AccountWatch(database),
+)
 install(app, work, Watchdog(work.longest_run_seconds, settings.arrakis_worker_memory_mb))
 
 

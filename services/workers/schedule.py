@@ -21,6 +21,8 @@ EVERY_SECONDS = {
     TaskName.GRANT_LISTS: 2,
     TaskName.EXPIRE_CAMPAIGNS: 30,
     TaskName.EVALUATE_ALERTS: 15,
+    TaskName.DELIVER_WEBHOOKS: 2,
+    TaskName.WATCH_ACCOUNTS: 60,
 }
 
 

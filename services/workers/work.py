@@ -15,6 +15,8 @@ from shared.campaigns import lifecycle, working
 from shared.errors import Unavailable
 from shared.ledger import sweeps
 from shared.messaging import TaskName
+from shared.notifications.courier import Courier
+from shared.notifications.watching import AccountWatch
 from shared.observability import TASK_ITEMS, TASK_SECONDS, TASKS
 from shared.operations import mint_proposals, revenue_rules, ticks, tokens
 from shared.payments import intake, polling, quotes, unanswered, watching
@@ -33,6 +35,8 @@ class Work:
 
     intake: Intake
     cashier: Cashier
+    courier: Courier
+    watch: AccountWatch
     _next_heartbeat: dict[TaskName, float] = field(default_factory=dict)
     _running: dict[int, float] = field(default_factory=dict)
     _slots: dict[TaskName, threading.BoundedSemaphore] = field(
@@ -64,6 +68,8 @@ class Work:
             TaskName.GRANT_LISTS: lambda: working.work_off(database, terms),
             TaskName.EXPIRE_CAMPAIGNS: lambda: lifecycle.expire_due(database),
             TaskName.EVALUATE_ALERTS: lambda: evaluating.evaluate(database),
+            TaskName.DELIVER_WEBHOOKS: self.courier.deliver,
+            TaskName.WATCH_ACCOUNTS: self.watch.look,
         }
 
     def run(self, name: TaskName) -> int:

@@ -43,6 +43,7 @@ class Finding:
 def examine(settings: DoctorSettings) -> Iterator[Finding]:
     """Yield what each check finds, in the order in which one would look."""
     yield from _secrets(settings)
+    yield _outgoing(settings)
     yield _feature(settings)
     database = Database(settings.database_url)
     for check in (_schema, _clock, _config, _disk):
@@ -62,6 +63,17 @@ def _secrets(settings: DoctorSettings) -> Iterator[Finding]:
             yield Finding(name, "wrong", f"has {size} bytes", advice)
         else:
             yield Finding(name, "ok", f"{size} bytes")
+
+
+def _outgoing(settings: DoctorSettings) -> Finding:
+    name = "OUTGOING_WEBHOOK_SECRET"
+    size = len(settings.outgoing_webhook_secret.strip().encode())
+    if size == 0:
+        return Finding(name, "warning", "is not set", "Outgoing webhooks are off until it is.")
+    if size < MIN_SECRET_BYTES:
+        advice = f"Use at least {MIN_SECRET_BYTES}, for example from: openssl rand -hex 32"
+        return Finding(name, "wrong", f"has {size} bytes", advice)
+    return Finding(name, "ok", f"{size} bytes")
 
 
 def _feature(settings: DoctorSettings) -> Finding:

@@ -74,7 +74,9 @@ def retry(settings: OperatorSettings, letter_id: str, *, dry_run: bool, is_json:
         return
     found = dead_letters.retry(collaborators, operator(), letter_id)
     tell(found, is_json=is_json, text=_describe(found))
-    if found["status"] != "completed":
+    if found["operation"] == "notification":
+        click.echo("The workers deliver it now: arrakis webhook deliveries ENDPOINT_ID", err=True)
+    elif found["status"] != "completed":
         sys.exit(_BAD_NEWS)
 
 

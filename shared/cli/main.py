@@ -22,6 +22,7 @@ from shared.cli import (
     shadow,
     status,
     tokens,
+    webhooks,
 )
 from shared.cli.output import as_json, keep_logs_apart, tell
 from shared.config import OperatorSettings, SettingsError, load_settings
@@ -117,6 +118,7 @@ arrakis.add_command(config.config)
 arrakis.add_command(config.mode)
 arrakis.add_command(audit.audit)
 arrakis.add_command(alerts.alerts)
+arrakis.add_command(webhooks.webhook)
 arrakis.add_command(cache.cache)
 arrakis.add_command(backup.backup)
 arrakis.add_command(doctor.doctor)

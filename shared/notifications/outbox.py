@@ -10,8 +10,9 @@ from typing import Any
 
 from sqlalchemy import bindparam, select, text
 
-from shared.database import Tx, insert_rows
+from shared.database import Message, Tx, insert_rows
 from shared.ids import new_id
+from shared.messaging import TaskName
 from shared.models.notifications import Delivery, Endpoint, Event, Subscription
 from shared.models.types import UtcTime
 
@@ -25,6 +26,10 @@ class EventType(StrEnum):
     REFUNDED = "account.refunded"
     LOW_BALANCE = "account.low_balance"
     GRANT_EXPIRING = "account.grant_expiring"
+
+
+TEST_TYPE = "webhook.test"
+"""Told to one endpoint when an operator asks for it; nobody subscribes to it."""
 
 
 def emit(tx: Tx, event_type: str, *, key: str, data: Mapping[str, Any]) -> str | None:
@@ -75,6 +80,7 @@ def write_event(
         for endpoint_id in endpoint_ids
     ]
     insert_rows(tx, Delivery.__table__, rows)
+    tx.messages.append(Message(TaskName.DELIVER_WEBHOOKS))
     return event_id
 
 

@@ -14,6 +14,7 @@ from shared.ledger.commands import Mint
 from shared.models.operations import DeadLetter
 from shared.models.payments import WebhookEvent
 from shared.models.x402 import Settlement
+from shared.notifications import deliveries
 from shared.operations import dlq
 from shared.operations.audit import Actor, record
 from shared.payments import intake
@@ -70,16 +71,19 @@ def retry(collaborators: Intake, actor: Actor, letter_id: str) -> dict[str, Any]
             raise Conflict("This dead letter is completed.", code="not_retryable")
         events = _events_of(tx, letter)
         settlements = tx.run(_SETTLE_AGAIN.values(due_at=tx.now), payment=letter.subject_id)
-        if not events and not settlements:
+        is_ours = letter.operation_type == "notification" and deliveries.rearm(
+            tx, letter.subject_id
+        )
+        if not events and not settlements and not is_ours:
             raise Conflict(
                 "There is nothing stored to try again; resolve it with what you have done.",
                 code="not_retryable",
             )
         intake.rearm(tx, events)
-        if letter.operation_type != "deposit":
+        if letter.operation_type not in ("deposit", "notification"):
             dlq.begin(tx, [letter.id])
-        # One about a deposit stays where people look, until a credit closes it: no tick would
-        # bring it back from there if the retry changes nothing.
+        # One about a deposit or a webhook stays where people look, until a credit or a delivery
+        # closes it: no tick would bring it back from there if the retry changes nothing.
         _record(tx, actor, "dlq_retry", letter, {"events": len(events)})
     if events:
         intake.drain(collaborators, only=events)

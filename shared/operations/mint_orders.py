@@ -13,6 +13,7 @@ from shared.ledger.terms import Terms
 from shared.operations import dlq
 from shared.operations.audit import Actor, record
 from shared.payments import crediting
+from shared.payments.telling import tell_deposit
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,15 @@ def carry_out(tx: Tx, actor: Actor, prepared: Prepared, terms: Terms, **details:
         # Whatever a person had to decide about it is decided.
         dlq.complete(tx, "deposit", subject_id=payment.provider_payment_id)
     order = prepared.order
+    if outcome.answer is not None and command.source_type == "deposit":
+        tell_deposit(
+            tx,
+            account_id=order.account_id,
+            lot_id=command.lot_id,
+            amount_micro=order.amount_micro,
+            source="admin",
+            payment_id=payment.id if payment is not None else None,
+        )
     record(
         tx,
         actor,

@@ -20,6 +20,7 @@ from shared.payments import intake
 from shared.payments.intake import Intake
 from shared.payments.polling import look
 from shared.payments.providers.nowpayments_shapes import is_identifier
+from shared.payments.telling import tell_refund
 from shared.payments.views import describe, find_row
 
 _TABLE = CryptoPayment.__table__
@@ -185,6 +186,8 @@ def _refund(
             row_after = {"id": row.id, "status": "refunded", "next_poll_at": None}
             update_rows(tx, _TABLE, [{**row_after, "updated_at": tx.now}])
             _complete_letters(tx, row)
+            for answer in answers:
+                tell_refund(tx, payment_id=row.id, answer=answer)
             record(
                 tx,
                 actor,

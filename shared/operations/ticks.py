@@ -13,6 +13,7 @@ from sqlalchemy import Select, and_, bindparam, func, or_, select
 from shared.database import Tx, upsert_rows
 from shared.models.campaigns import GrantBatch
 from shared.models.ledger import Lot, Reservation
+from shared.models.notifications import Delivery, Endpoint
 from shared.models.operations import DeadLetter, Tick
 from shared.models.payments import CryptoPayment, WebhookEvent
 from shared.models.types import UtcTime
@@ -164,6 +165,16 @@ _DUE = (
                 and_(DeadLetter.status == "pending", DeadLetter.next_retry_at <= _NOW),
                 and_(DeadLetter.status == "processing", DeadLetter.lease_until <= _NOW),
             ),
+        ),
+    ),
+    (
+        "maintenance",
+        "webhooks",
+        _due(
+            Delivery.due_at,
+            Delivery.state == "new",
+            Delivery.due_at <= _NOW,
+            Delivery.endpoint_id.in_(select(Endpoint.id).where(Endpoint.status == "active")),
         ),
     ),
     (

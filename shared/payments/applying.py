@@ -240,6 +240,7 @@ def take_outcomes(step: Step, outcomes: Sequence[Outcome]) -> None:
         if isinstance(command, Refund):
             if error is not None:
                 raise RefundFailedError(step.event.id, error)
+            step.clawbacks.append(outcome.unwrap())
             continue
         if error is not None:
             planned = next(c for c in step.payment.credits if c.lot_id == command.lot_id)

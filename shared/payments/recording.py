@@ -18,6 +18,7 @@ from shared.ledger.commands import Mint, Refund
 from shared.models.payments import CryptoPayment, PaymentCredit, Purchase, WebhookEvent
 from shared.money import CoinAmount, parse_coin
 from shared.operations import dlq
+from shared.payments.telling import tell_deposit, tell_refund
 
 _TEXT_MAX = 255
 _TABLE = CryptoPayment.__table__
@@ -60,6 +61,7 @@ class Step:
     outcome: str
     payment: Payment | None = None
     commands: list[Mint | Refund] = field(default_factory=list)
+    clawbacks: list[Mapping[str, Any]] = field(default_factory=list)
     dead_letter: tuple[str, str] | None = None
     needs_person: bool = True
 
@@ -100,6 +102,9 @@ def save(tx: Tx, steps: Sequence[Step]) -> None:
             enter_dlq(tx, step.event, operation, reason, needs_person=True)
         for operation in ("webhook", "refund"):
             dlq.complete(tx, operation, subject_id=step.event.id)
+        for answer in step.clawbacks:
+            assert step.payment is not None
+            tell_refund(tx, payment_id=step.payment.row["id"], answer=answer)
         if step.payment is not None and step.payment.changes.get("lot_id") is not None:
             dlq.complete(tx, "deposit", subject_id=step.event.provider_payment_id)
         values = jobs.finished(tx.now, outcome=step.outcome)
@@ -132,6 +137,16 @@ def _save_credits(tx: Tx, payments: Sequence[Payment]) -> None:
             for payment, credit in made
         ],
     )
+    for payment, credit in made:
+        if credit.basis != "admin":  # told of when the admin minted it
+            tell_deposit(
+                tx,
+                account_id=payment["account_id"],
+                lot_id=credit.lot_id,
+                amount_micro=credit.amount_micro,
+                source=payment["provider"],
+                payment_id=payment.row["id"],
+            )
     sold = [
         (payment, credit)
         for payment, credit in made

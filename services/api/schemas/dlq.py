@@ -11,9 +11,10 @@ class LettersQuery(Request):
     """Which dead letters an admin wants to see."""
 
     status: Literal["pending", "processing", "completed", "failed", "manual_review"] | None = None
-    operation: Literal["deposit", "refund", "distribution", "reconciliation", "webhook"] | None = (
-        None
-    )
+    operation: (
+        Literal["deposit", "refund", "distribution", "reconciliation", "webhook", "notification"]
+        | None
+    ) = None
     limit: Annotated[int, Field(ge=1, le=100, strict=False)] = 50
     cursor: Identifier | None = None
 

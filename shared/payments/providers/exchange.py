@@ -153,7 +153,9 @@ class _BytesUntil(io.RawIOBase):
         super().close()
 
 
-class _Response(HTTPResponse):
+class BoundedResponse(HTTPResponse):
+    """An answer that is read, from its first byte to its last, within the socket's time-out."""
+
     def __init__(self, connected: socket.socket, *arguments: Any, **options: Any) -> None:
         super().__init__(connected, *arguments, **options)
         seconds = connected.gettimeout()
@@ -163,11 +165,11 @@ class _Response(HTTPResponse):
 
 
 class _Connection(HTTPConnection):
-    response_class = _Response
+    response_class = BoundedResponse
 
 
 class _SecureConnection(HTTPSConnection):
-    response_class = _Response
+    response_class = BoundedResponse
 
 
 class _Pool(urllib3.HTTPConnectionPool):

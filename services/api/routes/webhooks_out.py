@@ -1,0 +1,101 @@
+"""The admin API of outgoing webhooks: endpoints, tests, deliveries (docs/webhooks.md)."""
+
+from flask import Response
+
+from services.api.context import actor, answer, parse_body, parse_query, services
+from services.api.routes.admin_access import admin_blueprint
+from services.api.schemas.requests import PageQuery
+from services.api.schemas.webhooks import WebhookChange, WebhookRequest
+from shared.notifications import deliveries, endpoints
+from shared.notifications.endpoints import Wanted
+from shared.notifications.keys import Keys
+from shared.wiring import make_keys
+
+routes = admin_blueprint("webhooks_out")
+_LAST_DELIVERIES = 10
+
+
+@routes.post("")
+def create() -> Response:
+    """Add an endpoint: 201 with its secret, which is shown this once."""
+    wanted = Wanted(**parse_body(WebhookRequest).model_dump())
+    assert wanted.url is not None
+    _require_url(wanted.url)
+    with services().database.transaction() as tx:
+        made = endpoints.create(tx, actor(), _keys(), wanted)
+    return answer(made, 201)
+
+
+@routes.get("")
+def list_endpoints() -> Response:
+    """List endpoints, oldest first."""
+    with services().database.reading() as tx:
+        return answer(endpoints.list_endpoints(tx))
+
+
+@routes.get("/<endpoint_id>")
+def show(endpoint_id: str) -> Response:
+    """Show an endpoint with its last deliveries."""
+    with services().database.reading() as tx:
+        found = endpoints.show(tx, endpoint_id)
+        last = deliveries.list_deliveries(tx, endpoint_id, limit=_LAST_DELIVERIES)
+    return answer({**found, "lastDeliveries": last["deliveries"]})
+
+
+@routes.patch("/<endpoint_id>")
+def change(endpoint_id: str) -> Response:
+    """Change an endpoint, disable it, or enable it again."""
+    wanted = Wanted(**parse_body(WebhookChange).model_dump())
+    if wanted.url is not None:
+        _require_url(wanted.url)
+    with services().database.transaction() as tx:
+        return answer(endpoints.change(tx, actor(), endpoint_id, wanted))
+
+
+@routes.delete("/<endpoint_id>")
+def remove(endpoint_id: str) -> Response:
+    """Remove an endpoint and cancel what waits for it."""
+    with services().database.transaction() as tx:
+        return answer(endpoints.remove(tx, actor(), endpoint_id))
+
+
+@routes.post("/<endpoint_id>/rotate-secret")
+def rotate_secret(endpoint_id: str) -> Response:
+    """Give it a new secret, shown this once; the earlier one signs for a day more."""
+    with services().database.transaction() as tx:
+        return answer(endpoints.rotate_secret(tx, actor(), _keys(), endpoint_id))
+
+
+@routes.post("/<endpoint_id>/test")
+def send_test(endpoint_id: str) -> Response:
+    """Have it told of a test: 202, the workers deliver it."""
+    with services().database.transaction() as tx:
+        return answer(endpoints.send_test(tx, actor(), endpoint_id), 202)
+
+
+@routes.get("/<endpoint_id>/deliveries")
+def list_deliveries(endpoint_id: str) -> Response:
+    """List an endpoint's deliveries, newest first."""
+    query = parse_query(PageQuery)
+    with services().database.reading() as tx:
+        endpoints.show(tx, endpoint_id)
+        return answer(
+            deliveries.list_deliveries(tx, endpoint_id, limit=query.limit, after=query.cursor)
+        )
+
+
+@routes.post("/deliveries/<delivery_id>/retry")
+def retry(delivery_id: str) -> Response:
+    """Have a delivery made again: 202, the workers do it."""
+    with services().database.transaction() as tx:
+        return answer(deliveries.retry(tx, actor(), delivery_id), 202)
+
+
+def _keys() -> Keys:
+    return make_keys(services().settings)
+
+
+def _require_url(url: str) -> None:
+    _keys().require()
+    allow_private = services().settings.arrakis_webhook_allow_private
+    endpoints.require_url(services().database, actor(), url, allow_private=allow_private)
