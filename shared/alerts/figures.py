@@ -79,7 +79,7 @@ def _lot_invariant(tx: Tx, _limits: Limits) -> list[Figure]:
     is_postgres = tx.connection.dialect.name == "postgresql"
     if is_postgres and tx.scalar(_ENFORCED) == len(_CONSTRAINTS):
         return [Figure(0)]
-    broken = [row.id for row in tx.all(_BROKEN_LOTS)]
+    broken = sorted(row.id for row in tx.all(_BROKEN_LOTS))
     named = ", ".join(broken[:_LOTS_NAMED]) + (", ..." if len(broken) > _LOTS_NAMED else "")
     return [Figure(len(broken), detail=named)]
 
@@ -246,7 +246,6 @@ _BROKEN_LOTS = (
             Lot.consumed_micro < 0,
         )
     )
-    .order_by(Lot.id)
     .limit(_LOTS_FOUND)
 )
 _CAMPAIGNS = (

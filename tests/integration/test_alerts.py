@@ -11,10 +11,12 @@ from structlog.testing import capture_logs
 from shared.alerts import views
 from shared.alerts.evaluating import evaluate
 from shared.alerts.rules import RULES
+from shared.campaigns.lists import Wish
 from shared.database import Database
 from shared.errors import NotFound
 from shared.operations import modes, settings
 from tests.alerts import CONDITIONS, OPERATOR, dead_letters_pile_up, reserves_are_refused
+from tests.campaigns import Campaigns
 from tests.ledger import Ledger
 
 
@@ -111,6 +113,39 @@ def evaluate_at_once(ledger: Ledger) -> None:
         for thread in threads:
             thread.join()
     assert sorted(moved) == [0, 0, 0, 1]
+
+
+def test_those_who_subscribed_are_told_of_each_transition_once(ledger: Ledger) -> None:
+    ledger.sql(
+        "INSERT INTO notification_endpoints (id, url, created_by) VALUES ('e1', 'https://x', 'a')"
+    )
+    ledger.sql(
+        "INSERT INTO notification_subscriptions (event_type, endpoint_id)"
+        " VALUES ('alert.fired', 'e1'), ('alert.cleared', 'e1')"
+    )
+    repair = dead_letters_pile_up(ledger)
+    look(ledger)
+    look(ledger)
+    repair()
+    ledger.clock.advance(seconds=60)
+    look(ledger)
+    told = ledger.rows("SELECT type, data FROM notification_events ORDER BY id")
+    assert [kind for kind, _ in told] == ["alert.fired", "alert.cleared"]
+    fired = json.loads(told[0][1])
+    assert (fired["name"], fired["severity"], fired["status"]) == (
+        "dlq_depth", "critical", "firing",
+    )  # fmt: skip
+    assert fired["message"] == "dlq_depth is 51, alert at > 50 pending dead letters"
+
+
+def test_a_campaign_fires_above_ninety_percent_and_not_at_it(ledger: Ledger) -> None:
+    desk = Campaigns(ledger)
+    [wallet] = desk.wallets(1)
+    at, above = (desk.active(per_wallet_cap_micro=10_000_000) for _ in range(2))
+    desk.granted(at, Wish(wallet, 9_000_000))
+    desk.granted(above, Wish(wallet, 9_000_001))
+    look(ledger)
+    assert ledger.rows("SELECT subject FROM alerts WHERE status = 'firing'") == [(above,)]
 
 
 def test_limits_are_settings_and_a_senseless_one_is_ignored(ledger: Ledger) -> None:
