@@ -104,10 +104,13 @@ def resolve(
     """Close LETTER_ID by a person's decision."""
     if not reason.strip():
         raise click.UsageError("--reason must say something.")
-    with Database(settings.database_url).transaction() as tx:
-        found = dead_letters.resolve(
-            tx, operator(), letter_id, reason=reason, resolution=resolution
-        )
+    found = dead_letters.resolve(
+        Database(settings.database_url),
+        operator(),
+        letter_id,
+        reason=reason,
+        resolution=resolution,
+    )
     tell(found, is_json=is_json, text=_describe(found))
 
 

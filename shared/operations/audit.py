@@ -1,7 +1,8 @@
 """The audit log: who did what, written in the transaction of the change (W69)."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 from sqlalchemy import Row, select
 
 from shared.clock import to_wire
-from shared.database import Tx, insert_rows
+from shared.database import Database, Tx, insert_rows
+from shared.errors import Conflict, Forbidden, NotFound, Refused
 from shared.ids import new_id
 from shared.models.operations import AuditRow
 
@@ -58,6 +60,30 @@ def record(
             }
         ],
     )
+
+
+@contextmanager
+def noting_refusals(
+    database: Database, actor: Actor, action: str, *, target_type: str, target_id: str
+) -> Iterator[None]:
+    """Audit what is refused within, in a transaction of its own, because the refused one is gone.
+
+    Only for what a person may not do now; a dependency that is away refuses nothing.
+    """
+    try:
+        yield
+    except (Conflict, Forbidden, NotFound, Refused) as refusal:
+        details = {"refusedBecause": refusal.code}
+        with database.transaction() as tx:
+            record(
+                tx,
+                actor,
+                f"{action}_refused",
+                target_type=target_type,
+                target_id=target_id,
+                details=details,
+            )
+        raise
 
 
 def trail(

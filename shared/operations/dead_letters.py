@@ -1,13 +1,14 @@
 """The dead-letter queue as operators work it: list, show, rehearse, retry, resolve. All audited."""
 
 import json
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
 from sqlalchemy import Row, select, text, update
 
 from shared.clock import to_wire
-from shared.database import Tx, update_rows
+from shared.database import Database, Tx, update_rows
 from shared.errors import ArrakisError, Conflict, NotFound
 from shared.ledger.book import post
 from shared.ledger.commands import Mint
@@ -16,7 +17,7 @@ from shared.models.payments import WebhookEvent
 from shared.models.x402 import Settlement
 from shared.notifications import deliveries
 from shared.operations import dlq
-from shared.operations.audit import Actor, record
+from shared.operations.audit import Actor, noting_refusals, record
 from shared.payments import intake
 from shared.payments.applying import plan
 from shared.payments.intake import Intake
@@ -63,9 +64,11 @@ def retry(collaborators: Intake, actor: Actor, letter_id: str) -> dict[str, Any]
     """Try a dead letter's work again, now, and return it as it is then.
 
     Safe at any time: what it brought once it does not bring again. Raises Conflict
-    (``not_retryable``) if it is completed, or names nothing that could be done again.
+    (``not_retryable``) if it is completed, or names nothing that could be done again; that is
+    audited too.
     """
-    with collaborators.database.transaction() as tx:
+    database = collaborators.database
+    with _noting(database, actor, "dlq_retry", letter_id), database.transaction() as tx:
         letter = _letter(tx, letter_id)
         if letter.status == "completed":
             raise Conflict("This dead letter is completed.", code="not_retryable")
@@ -87,7 +90,7 @@ def retry(collaborators: Intake, actor: Actor, letter_id: str) -> dict[str, Any]
         _record(tx, actor, "dlq_retry", letter, {"events": len(events)})
     if events:
         intake.drain(collaborators, only=events)
-    with collaborators.database.reading() as tx:
+    with database.reading() as tx:
         return show_letter(tx, letter_id)
 
 
@@ -127,12 +130,24 @@ def _rehearse(collaborators: Intake, letter_id: str) -> NoReturn:
 
 
 def resolve(
-    tx: Tx, actor: Actor, letter_id: str, *, reason: str, resolution: Resolution = "completed"
+    database: Database,
+    actor: Actor,
+    letter_id: str,
+    *,
+    reason: str,
+    resolution: Resolution = "completed",
 ) -> dict[str, Any]:
     """Close a dead letter by a person's decision: ``completed`` (dealt with) or ``failed``.
 
-    Raises Conflict (``already_resolved``) if it is completed.
+    Raises Conflict (``already_resolved``) if it is completed; that is audited too.
     """
+    with _noting(database, actor, "dlq_resolve", letter_id), database.transaction() as tx:
+        return _resolve(tx, actor, letter_id, reason, resolution)
+
+
+def _resolve(
+    tx: Tx, actor: Actor, letter_id: str, reason: str, resolution: Resolution
+) -> dict[str, Any]:
     letter = _letter(tx, letter_id)
     if letter.status == "completed":
         raise Conflict("This dead letter is completed.", code="already_resolved")
@@ -180,6 +195,12 @@ def _letter(tx: Tx, letter_id: str, *, is_locked: bool = True) -> Row[Any]:
     if row is None:
         raise NotFound("There is no such dead letter.", code="dead_letter_not_found")
     return row
+
+
+def _noting(
+    database: Database, actor: Actor, action: str, letter_id: str
+) -> AbstractContextManager[None]:
+    return noting_refusals(database, actor, action, target_type="dead_letter", target_id=letter_id)
 
 
 def _record(tx: Tx, actor: Actor, action: str, letter: Row[Any], details: dict[str, Any]) -> None:

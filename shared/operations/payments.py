@@ -15,7 +15,7 @@ from shared.ledger.terms import TermsCache
 from shared.models.operations import DeadLetter
 from shared.models.payments import CryptoPayment, PaymentCredit, WebhookEvent
 from shared.operations import dlq
-from shared.operations.audit import Actor, record
+from shared.operations.audit import Actor, noting_refusals, record
 from shared.payments import intake
 from shared.payments.intake import Intake
 from shared.payments.polling import look
@@ -104,8 +104,20 @@ def replay(collaborators: Intake, actor: Actor, payment_id: str) -> dict[str, An
 
     By our id or the provider's, known to us or not. What was credited is not credited again.
     Returns the payment as explained, with ``isProviderAsked``. Raises NotFound if neither we nor
-    the provider know it, and Unavailable if we do not and the provider cannot be asked.
+    the provider know it, Conflict (``nothing_to_replay``) if it has no notices; both are audited.
+    Raises Unavailable if we do not know it and the provider cannot be asked.
     """
+    with noting_refusals(
+        collaborators.database,
+        actor,
+        "payment_replay",
+        target_type="payment",
+        target_id=payment_id,
+    ):
+        return _replay(collaborators, actor, payment_id)
+
+
+def _replay(collaborators: Intake, actor: Actor, payment_id: str) -> dict[str, Any]:
     database = collaborators.database
     with database.reading() as tx:
         row = tx.first(_BY_ANY_ID, id=payment_id)
@@ -150,23 +162,10 @@ def refund(
     becomes debt. Repeating it gives the same answer. Raises NotFound, and Conflict
     (``nothing_to_refund``) if the payment credited nothing; that is audited too.
     """
-    try:
+    with noting_refusals(
+        database, actor, "payment_refund", target_type="payment", target_id=payment_id
+    ):
         return patiently(partial(_refund, database, terms, actor, payment_id, reason))
-    except (Conflict, NotFound) as refusal:
-        patiently(partial(_note_refusal, database, actor, payment_id, refusal.code))
-        raise
-
-
-def _note_refusal(database: Database, actor: Actor, payment_id: str, code: str) -> None:
-    with database.transaction() as tx:
-        record(
-            tx,
-            actor,
-            "payment_refund_refused",
-            target_type="payment",
-            target_id=payment_id,
-            details={"refusedBecause": code},
-        )
 
 
 def _refund(

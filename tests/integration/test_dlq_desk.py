@@ -60,8 +60,8 @@ def test_a_retry_credits_what_can_be_credited_now_and_only_once(till: Till) -> N
     with pytest.raises(Conflict) as refused:
         dead_letters.retry(till.intake, OPERATOR, letter_id(till))
     assert refused.value.code == "not_retryable"
-    audited = till.ledger.rows("SELECT action, actor_id FROM admin_audit_log")
-    assert audited == [("dlq_retry", "ops")]
+    audited = till.ledger.rows("SELECT action, actor_id FROM admin_audit_log ORDER BY id")
+    assert audited == [("dlq_retry", "ops"), ("dlq_retry_refused", "ops")]
 
 
 def test_a_rehearsal_shows_the_ledgers_difference_and_changes_nothing(till: Till) -> None:
@@ -107,15 +107,16 @@ def test_a_person_closes_what_no_retry_can(till: Till) -> None:
     payment = till.payment()
     till.told(payment, "under_review")
     assert till.letters() == [("webhook", "manual_review", 0)]
-    with till.ledger.database.transaction() as tx:
-        closed = dead_letters.resolve(tx, OPERATOR, letter_id(till), reason="It was a test.")
+    database = till.ledger.database
+    closed = dead_letters.resolve(database, OPERATOR, letter_id(till), reason="It was a test.")
     assert closed["status"] == "completed"
-    with till.ledger.database.transaction() as tx, pytest.raises(Conflict) as refused:
-        dead_letters.resolve(tx, OPERATOR, letter_id(till), reason="Again.")
+    with pytest.raises(Conflict) as refused:
+        dead_letters.resolve(database, OPERATOR, letter_id(till), reason="Again.")
     assert refused.value.code == "already_resolved"
-    details = till.ledger.rows("SELECT action, details FROM admin_audit_log")
-    assert [row[0] for row in details] == ["dlq_resolve"]
+    details = till.ledger.rows("SELECT action, details FROM admin_audit_log ORDER BY id")
+    assert [row[0] for row in details] == ["dlq_resolve", "dlq_resolve_refused"]
     assert json.loads(details[0][1])["reason"] == "It was a test."
+    assert json.loads(details[1][1])["refusedBecause"] == "already_resolved"
     with till.ledger.database.reading() as tx, pytest.raises(NotFound):
         dead_letters.show_letter(tx, "dlq_none")
 

@@ -1,5 +1,6 @@
 """Large mints through the front doors: the admin API's scopes and answers, and the command."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import requests
 
 from tests.command import arrakis, told
-from tests.front_door import balance, breaches
+from tests.front_door import balance, breaches, rows
 from tests.harness import Api, unique
 from tests.ledger import Ledger
 
@@ -83,6 +84,20 @@ def test_each_step_needs_its_scope(desk: Api) -> None:
         assert ask(desk, method, path, body, scope).status_code in (200, 400), path
     refused = ask(desk, "POST", f"/{proposal}/withdraw", None, "billing:read", "billing:approve")
     assert (refused.status_code, refused.json()["code"]) == (403, "missing_scope")
+
+
+def test_who_may_not_change_something_and_tries_is_audited(desk: Api) -> None:
+    """Contract 5: refusals are audited too; the request's id stands in for a correlation id."""
+    path, carl = f"{PROPOSALS}/{unique('proposal')}/approve", unique("carl")
+    refused = ask(desk, "POST", path.removeprefix(PROPOSALS), None, "billing:read", by=carl)
+    assert refused.status_code == 403
+    [(action, target, details)] = rows(
+        desk, "SELECT action, target_id, details FROM admin_audit_log WHERE actor_id = :c", c=carl
+    )
+    assert (action, target) == ("admin_request_refused", path)
+    facts = json.loads(details)
+    assert facts["refusedBecause"] == "missing_scope"
+    assert facts["correlationId"] == refused.headers["X-Request-Id"]
 
 
 def test_a_proposal_is_rejected_withdrawn_listed_and_looked_up(desk: Api) -> None:

@@ -325,6 +325,11 @@ def test_while_the_provider_is_away_a_replay_does_what_it_can(ledger: Ledger) ->
         desk.replay(till.intake, actor, "4711")
     with pytest.raises(NotFound):
         desk.replay(till.intake, actor, "cp_nobody")
+    audited = ledger.rows("SELECT action, target_id FROM admin_audit_log ORDER BY id")
+    assert audited == [
+        ("payment_replay", payment.number),
+        ("payment_replay_refused", "cp_nobody"),
+    ]
 
 
 def test_a_payment_whose_creation_is_unanswered_shows_its_letter(ledger: Ledger) -> None:

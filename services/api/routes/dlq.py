@@ -46,8 +46,11 @@ def retry(letter_id: str) -> Response:
 def resolve(letter_id: str) -> Response:
     """Close it by a person's decision."""
     body = parse_body(ResolveRequest)
-    with services().database.transaction() as tx:
-        closed = dead_letters.resolve(
-            tx, actor(), letter_id, reason=body.reason, resolution=body.resolution
-        )
+    closed = dead_letters.resolve(
+        services().database,
+        actor(),
+        letter_id,
+        reason=body.reason,
+        resolution=body.resolution,
+    )
     return answer(closed)
