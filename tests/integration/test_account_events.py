@@ -1,14 +1,18 @@
 """Account events by their real causes: each is told once, with its cause or not at all."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from shared.alerts import evaluating
 from shared.clock import add_seconds, to_wire
+from shared.notifications.outbox import TEST_TYPE, EventType
 from shared.notifications.watching import AccountWatch
-from shared.operations import payments
+from shared.operations import dlq, payments
+from tests.harness import ROOT
 from tests.ledger import Ledger
 from tests.scripted_provider import ScriptedProvider, answer, scripted
 from tests.till import M, Till
@@ -33,17 +37,44 @@ def till(post: Post) -> Till:
     return Till(post.ledger)
 
 
+def documented() -> dict[str, dict[str, Any]]:
+    """Return the example of each event in the documentation, by type."""
+    text = (ROOT / "docs" / "webhooks.md").read_text()
+    bodies = [json.loads(line) for line in text.splitlines() if line.startswith('{"type"')]
+    return {body["type"]: body for body in bodies}
+
+
 def told(post: Post, secret: str) -> list[tuple[str, dict[str, Any]]]:
-    """Deliver what is due; return the type and data of all that has come, verified."""
+    """Deliver what is due; return the type and data of all that has come, verified.
+
+    Each body has the form that the documentation shows.
+    """
     while post.courier.deliver():
         pass
     found = [verified(request, secret) for request in post.receiver.requests]
+    examples = documented()
+    for body in found:
+        example = examples[body["type"]]
+        assert list(body) == list(example)
+        assert list(body["data"]) == list(example["data"])
     return [(one["type"], one["data"]) for one in found]
 
 
 def looked(watch: AccountWatch) -> None:
     while watch.look():
         pass
+
+
+def test_every_event_has_an_example() -> None:
+    assert documented().keys() == {*EventType, TEST_TYPE} - {EventType.ALERT_CLEARED}
+
+
+def test_the_example_of_an_alert_is_what_alerts_tell(post: Post) -> None:
+    secret = post.endpoint("/hook", "alert.fired")["secret"]
+    with post.ledger.database.transaction() as tx:
+        dlq.enter(tx, "webhook", subject_id="x", payload={}, error="x", needs_person=True)
+    evaluating.evaluate(post.ledger.database)
+    assert "dlq_manual_review" in [data["name"] for _, data in told(post, secret)]
 
 
 def test_a_payment_that_is_credited_is_told_of_once(post: Post, till: Till) -> None:
