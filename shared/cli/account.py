@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from shared.balance_cache import BalanceCache
+from shared.cli.account_table import account_lines
 from shared.cli.acting import operator
 from shared.cli.mint_proposals import describe_proposal
 from shared.cli.output import as_json, tell
@@ -14,7 +15,7 @@ from shared.config import OperatorSettings
 from shared.database import Database
 from shared.errors import Invalid
 from shared.ids import new_id
-from shared.ledger import explain, queries, statements
+from shared.ledger import explain, overview, statements
 from shared.ledger.terms import TermsCache
 from shared.models.ledger import ENTITY_TYPES, GENERAL_POOL
 from shared.money import format_usd, parse_amount
@@ -63,24 +64,15 @@ def create(
 @as_json
 @click.pass_obj
 def show(settings: OperatorSettings, account_id: str, *, is_json: bool) -> None:
-    """Show ACCOUNT_ID with its balance and its lots."""
+    """Show ACCOUNT_ID: its pools, open lots, holds and debts, and its last entries.
+
+    \b
+    Example:
+        arrakis account show sys-commons
+    """
     with Database(settings.database_url).reading() as tx:
-        found = queries.show_account(tx, account_id)
-        found["lots"] = queries.open_lots(tx, account_id, GENERAL_POOL)["lots"]
-    balance = found["balance"]
-    lines = [
-        f"{account_id} ({found['entityType']} {found['entityId']}, {found['createdAt']})",
-        *(
-            f"  {name:10} {_money(balance[f'{name}Micro'])}"
-            for name in ("available", "reserved", "debt")
-        ),
-        *(
-            f"  lot {lot['lotId']} {lot['poolId']} {lot['sourceType']}: "
-            f"{_money(lot['availableMicro'])} of {_money(lot['originalMicro'])}"
-            for lot in found["lots"]
-        ),
-    ]
-    tell(found, is_json=is_json, text="\n".join(lines))
+        found = overview.show(tx, account_id)
+    tell(found, is_json=is_json, text="\n".join(account_lines(found)))
 
 
 @account.command()

@@ -40,8 +40,17 @@ def current_balance(tx: Tx, account_id: str, pool_id: str) -> CachedBalance:
     never had anything is told as general, whose cached balance follows every change (W17).
     Raises NotFound (``account_not_found``).
     """
+    return _balance_in(tx, account_id, pool_id, {pool_id, GENERAL_POOL})
+
+
+def own_balance(tx: Tx, account_id: str, pool_id: str) -> dict[str, str]:
+    """Return what *pool_id* holds by itself, without general, as callers see it."""
+    amounts = _balance_in(tx, account_id, pool_id, {pool_id})
+    return balance_body(account_id, pool_id, vars(amounts))
+
+
+def _balance_in(tx: Tx, account_id: str, pool_id: str, pools: set[str]) -> CachedBalance:
     require_account(tx, account_id)
-    pools = {pool_id, GENERAL_POOL}
     rows = tx.all(
         select(
             Balance.pool_id,
@@ -130,21 +139,23 @@ def open_lots(tx: Tx, account_id: str, pool_id: str) -> dict[str, Any]:
     return {
         "accountId": account_id,
         "poolId": pool_id,
-        "lots": [
-            {
-                "lotId": row.id,
-                "poolId": row.pool_id,
-                "sourceType": row.source_type,
-                "sourceId": row.source_id,
-                "originalMicro": str(row.original_micro),
-                "availableMicro": str(row.available_micro),
-                "reservedMicro": str(row.reserved_micro),
-                "consumedMicro": str(row.consumed_micro),
-                "expiresAt": to_wire(row.expires_at) if row.expires_at else None,
-                "createdAt": to_wire(row.created_at),
-            }
-            for row in rows
-        ],
+        "lots": [describe_lot(row) for row in rows],
+    }
+
+
+def describe_lot(row: Row[Any]) -> dict[str, Any]:
+    """Return a lot as callers see it."""
+    return {
+        "lotId": row.id,
+        "poolId": row.pool_id,
+        "sourceType": row.source_type,
+        "sourceId": row.source_id,
+        "originalMicro": str(row.original_micro),
+        "availableMicro": str(row.available_micro),
+        "reservedMicro": str(row.reserved_micro),
+        "consumedMicro": str(row.consumed_micro),
+        "expiresAt": to_wire(row.expires_at) if row.expires_at else None,
+        "createdAt": to_wire(row.created_at),
     }
 
 

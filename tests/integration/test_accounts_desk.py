@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from shared.clock import to_wire
+from shared.clock import system_clock, to_wire
 from shared.errors import Invalid, NotFound
-from shared.ledger import statements
+from shared.ledger import overview, statements
 from tests.command import arrakis, told
 from tests.harness import unique
 from tests.ledger import START, Ledger
@@ -133,6 +133,57 @@ def test_an_account_is_made_once_shown_and_audited(ledger: Ledger) -> None:
     code, shown = told("account", "show", "acct-guild", **at)
     assert (shown["balance"]["availableMicro"], len(shown["lots"])) == ("2000000", 1)
     assert "2000000 ($2.00" in arrakis("account", "show", "acct-guild", **at)[1]
+
+
+def lived_in(ledger: Ledger) -> tuple[str, str]:
+    """Let an account own credits in two pools, hold some, and owe; return it and its hold."""
+    ledger.configure(billing_mode="soft")
+    account = ledger.account()
+    ledger.finalize(ledger.reserve(account, 10), 250)
+    ledger.configure(billing_mode="live")
+    ledger.mint(account, 100)
+    ledger.mint(account, 5_000, pool_id="campaign:spring")
+    ledger.mint(account, 700, pool_id="agent:7", expires_at=START + timedelta(hours=1))
+    hold = ledger.reserve(account, 400, pool_id="agent:7")
+    return account, hold
+
+
+def test_an_account_is_shown_with_all_that_is_open(ledger: Ledger) -> None:
+    account, hold = lived_in(ledger)
+    with ledger.database.reading() as tx:
+        shown = overview.show(tx, account)
+    assert shown["balance"]["availableMicro"] == "0"
+    own = {
+        one["poolId"]: tuple(int(one[f"{n}Micro"]) for n in ("available", "reserved", "debt"))
+        for one in shown["pools"]
+    }
+    assert own == {
+        "agent:7": (300, 400, 0), "campaign:spring": (4_850, 0, 0), "general": (0, 0, 0),
+    }  # fmt: skip
+    assert [one["poolId"] for one in shown["lots"]] == ["campaign:spring", "agent:7"]
+    [held] = shown["holds"]
+    assert (held["reservationId"], held["reservedMicro"]) == (hold, "400")
+    assert shown["debts"] == []
+    assert shown["entries"][0]["entryType"] == "reserve"
+    assert len(shown["entries"]) == 6
+    ledger.clock.advance(hours=2)  # hold and lot are over, swept or not
+    with ledger.database.reading() as tx:
+        later = overview.show(tx, account)
+    assert (later["holds"], len(later["lots"])) == ([], 1)
+    assert sum(int(one["availableMicro"]) for one in later["pools"]) == 4_850
+
+
+def test_command_and_api_show_the_same_account(ledger: Ledger, api_of: Any) -> None:
+    account, _ = lived_in(ledger)
+    ledger.clock.now = system_clock()
+    at, api = {"DATABASE_URL": ledger.url}, api_of(ledger.url)
+    code, shown = told("account", "show", account, **at)
+    assert code == 0
+    by_api = api.get(f"/admin/billing/accounts/{account}", headers=api.admin())
+    assert by_api.json() == shown
+    output = arrakis("account", "show", account, **at)[1]
+    assert "campaign:spring" in output
+    assert ["finalize", "general"] in [line.split()[1:3] for line in output.splitlines()]
 
 
 def test_a_mint_by_command_is_made_once_for_its_key(ledger: Ledger, redis_url: str) -> None:

@@ -24,7 +24,7 @@ from services.api.schemas.requests import (
     StatementQuery,
 )
 from shared.ids import new_id
-from shared.ledger import explain, queries, shadow_report, statements
+from shared.ledger import explain, overview, queries, shadow_report, statements
 from shared.operations import accounts, mints
 from shared.operations.mint_orders import MintOrder
 
@@ -56,9 +56,9 @@ def list_accounts() -> Response:
 
 @routes.get("/accounts/<account_id>")
 def show_account(account_id: str) -> Response:
-    """Show an account with its balance."""
+    """Show an account: its pools, open lots, holds and debts, and its last entries."""
     with services().database.reading() as tx:
-        return answer(queries.show_account(tx, account_id))
+        return answer(overview.show(tx, account_id))
 
 
 @routes.get("/accounts/<account_id>/balance")
