@@ -28,10 +28,10 @@ _TIMEOUT_SECONDS = 0.2
 _PAUSE_SECONDS = 5.0
 _LIFE_SECONDS = 60
 _MADE_UP_AT_ONCE = 200
-_AMOUNTS = ("available_micro", "reserved_micro", "debt_micro")
+AMOUNTS = ("available_micro", "reserved_micro", "debt_micro")
 _TAIL = re.compile(
     r', "availableMicro": "(-?[0-9]+)", "reservedMicro": "([0-9]+)", "debtMicro": "([0-9]+)",'
-    r' "version": [0-9]+\}'
+    r' "version": ([0-9]+)\}'
 )
 
 # Keep the newer of what is there and what is offered. A value that is not ours gives way.
@@ -82,7 +82,7 @@ class BalanceCache:
         try:
             with self._redis.pipeline(transaction=False) as pipeline:
                 for balance in offered:
-                    text, life = _text(balance), _life_ms(balance)
+                    text, life = value_of(balance), life_ms(balance)
                     pipeline.eval(_WRITE, 1, _key(balance), text, str(balance.version), str(life))
                 pipeline.execute()
         except (RedisError, OSError) as error:
@@ -98,7 +98,7 @@ class BalanceCache:
         if self._is_paused():
             BALANCE_CACHE.labels("away").inc()
             return None
-        key = f"{PREFIX}{account_id}:{pool_id}"
+        key = key_of(account_id, pool_id)
         try:
             value = self._redis.get(key)
         except ResponseError:  # somebody else keeps something of another type there
@@ -107,9 +107,9 @@ class BalanceCache:
             BALANCE_CACHE.labels("away").inc()
             self._pause("balance_cache_away", error)
             return None
-        amounts = None if key in self._missed else _amounts(account_id, value)
-        BALANCE_CACHE.labels("hit" if amounts else "miss").inc()
-        return amounts
+        known = None if key in self._missed else read_value(account_id, value)
+        BALANCE_CACHE.labels("hit" if known else "miss").inc()
+        return known[0] if known else None
 
     def _is_paused(self) -> bool:
         return time.monotonic() < self._paused_until
@@ -143,11 +143,16 @@ class BalanceCache:
                         del self._missed[_key(balance)]
 
 
+def key_of(account_id: str, pool_id: str) -> str:
+    """Return the runbook's key of a balance."""
+    return f"{PREFIX}{account_id}:{pool_id}"
+
+
 def _key(balance: CachedBalance) -> str:
-    return f"{PREFIX}{balance.account_id}:{balance.pool_id}"
+    return key_of(balance.account_id, balance.pool_id)
 
 
-def _life_ms(balance: CachedBalance) -> int:
+def life_ms(balance: CachedBalance) -> int:
     """Return how long *balance* may be kept; nothing or less if it is over already."""
     life: float = _LIFE_SECONDS
     if balance.good_until is not None:
@@ -156,7 +161,8 @@ def _life_ms(balance: CachedBalance) -> int:
     return int(life * 1000)
 
 
-def _text(balance: CachedBalance) -> str:
+def value_of(balance: CachedBalance) -> str:
+    """Write *balance* as it is cached."""
     # The account is named because ids may contain the colons that keys are made of.
     value = {
         "accountId": balance.account_id,
@@ -168,9 +174,12 @@ def _text(balance: CachedBalance) -> str:
     return json.dumps(value)
 
 
-def _amounts(account_id: str, value: object) -> dict[str, int] | None:
-    """Read what :func:`_text` wrote of this account; None for anything else."""
+def read_value(account_id: str, value: object) -> tuple[dict[str, int], int] | None:
+    """Read what :func:`value_of` wrote of this account: amounts and version; else None."""
     text = value.decode(errors="replace") if isinstance(value, bytes) else ""
     head = json.dumps({"accountId": account_id}).removesuffix("}")
     tail = _TAIL.fullmatch(text, len(head)) if text.startswith(head) else None
-    return dict(zip(_AMOUNTS, map(int, tail.groups()), strict=True)) if tail else None
+    if tail is None:
+        return None
+    *amounts, version = map(int, tail.groups())
+    return dict(zip(AMOUNTS, amounts, strict=True)), version

@@ -39,6 +39,8 @@ class TaskName(StrEnum):
     EVALUATE_ALERTS = "maintenance.evaluate_alerts"
     DELIVER_WEBHOOKS = "maintenance.deliver_webhooks"
     WATCH_ACCOUNTS = "maintenance.watch_accounts"
+    RECONCILE_CACHE = "maintenance.reconcile_cache"
+    RECONCILE_DAILY = "maintenance.reconcile_daily"
 
     @property
     def queue(self) -> str:

@@ -77,6 +77,9 @@ OVERRUN_ALERTS = Counter(
 BALANCE_CACHE = Counter(
     "arrakis_balance_cache_total", "Reads of the balance cache: hit, miss or away.", ["outcome"]
 )
+BALANCE_DRIFT = Counter(
+    "arrakis_balance_drift_total", "Cached balances that were wrong: found, corrected.", ["outcome"]
+)
 TASKS = Counter(
     "arrakis_tasks_total", "Worker tasks run, by outcome.", ["queue", "task", "outcome"]
 )

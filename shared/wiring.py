@@ -2,6 +2,7 @@
 
 import structlog
 
+from shared.balance_upkeep import CachedBalances
 from shared.config import OutgoingSettings, ProviderSettings, SettingsError
 from shared.database import Database
 from shared.ledger.terms import TermsCache
@@ -13,6 +14,7 @@ from shared.payments.x402.chain import Chain
 from shared.payments.x402.facilitator import Facilitator
 from shared.payments.x402.networks import NetworksError, read_networks
 from shared.payments.x402.signatures import prepare
+from shared.reconciliation.desk import Desk
 
 log = structlog.get_logger()
 
@@ -43,6 +45,11 @@ def make_provider(settings: ProviderSettings) -> NowPayments:
         email=settings.nowpayments_email,
         password=settings.nowpayments_password,
     )
+
+
+def make_desk(settings: ProviderSettings, database: Database) -> Desk:
+    """Return what the reconciliation works with."""
+    return Desk(database, CachedBalances(settings.redis_url), make_provider(settings))
 
 
 def make_cashier(settings: ProviderSettings, database: Database, terms: TermsCache) -> Cashier:

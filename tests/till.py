@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import select, text
 
 from services.workers.work import Work
+from shared.balance_upkeep import CachedBalances
 from shared.database import Database, insert_rows
 from shared.ledger.commands import Outcome
 from shared.ledger.terms import TermsCache
@@ -29,6 +30,8 @@ from shared.payments import inbox, intake, views
 from shared.payments.intake import Intake
 from shared.payments.providers.nowpayments import NowPayments
 from shared.payments.quotes import Cashier
+from shared.reconciliation.desk import Desk
+from tests.command import NO_REDIS
 from tests.harness import make_id, unique
 from tests.ledger import Ledger
 
@@ -51,11 +54,13 @@ def intake_of(database: Database, terms: TermsCache | None = None) -> Intake:
 
 
 def work_of(database: Database) -> Work:
-    """Return the workers' tasks, with nobody to pay by."""
+    """Return the workers' tasks, with nobody to pay by, and no cache."""
     terms = TermsCache(database)
     nowhere = Cashier(database, terms, networks={}, facilitators={}, chains={})
+    intake = intake_of(database, terms)
     courier = Courier(database, Keys("outgoing-" + "w" * 32), allow_private=True)
-    return Work(intake_of(database, terms), nowhere, courier, AccountWatch(database))
+    desk = Desk(database, CachedBalances(NO_REDIS), intake.provider)
+    return Work(intake, nowhere, courier, AccountWatch(database), desk)
 
 
 class Till:

@@ -21,6 +21,7 @@ from services.api.routes import (
     member,
     mint_proposals,
     public,
+    reconciliation,
     revenue_rules,
     topup,
     webhooks_out,
@@ -71,6 +72,7 @@ def create_app(settings: ApiSettings, database: Database, balances: BalanceCache
     app.register_blueprint(mint_proposals.routes, url_prefix=mint_proposals.PATH)
     app.register_blueprint(dlq.routes, url_prefix="/admin/billing/dlq")
     app.register_blueprint(webhooks_out.routes, url_prefix="/admin/billing/webhooks")
+    app.register_blueprint(reconciliation.routes, url_prefix="/admin/billing/reconciliation")
     app.register_blueprint(revenue_rules.routes, url_prefix="/admin/billing/revenue-rules")
     app.add_url_rule("/metrics", "metrics", _metrics)
     return app

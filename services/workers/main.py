@@ -16,7 +16,7 @@ from shared.messaging import make_celery
 from shared.notifications.courier import Courier
 from shared.notifications.watching import AccountWatch
 from shared.observability import HINTS, configure_logging, process_registry
-from shared.wiring import make_cashier, make_intake, make_keys
+from shared.wiring import make_cashier, make_desk, make_intake, make_keys
 
 settings = load_settings(WorkerSettings)
 database = Database(
@@ -37,6 +37,7 @@ work = Work(
         allow_private=settings.arrakis_webhook_allow_private,
     ),
     AccountWatch(database),
+    make_desk(settings, database),
 )
 install(app, work, Watchdog(work.longest_run_seconds, settings.arrakis_worker_memory_mb))
 

@@ -23,6 +23,8 @@ EVERY_SECONDS = {
     TaskName.EVALUATE_ALERTS: 15,
     TaskName.DELIVER_WEBHOOKS: 2,
     TaskName.WATCH_ACCOUNTS: 60,
+    TaskName.RECONCILE_CACHE: 300,
+    TaskName.RECONCILE_DAILY: 60,
 }
 
 

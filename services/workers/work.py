@@ -22,6 +22,8 @@ from shared.operations import mint_proposals, revenue_rules, ticks, tokens
 from shared.payments import intake, polling, quotes, unanswered, watching
 from shared.payments.intake import Intake
 from shared.payments.quotes import Cashier
+from shared.reconciliation import runs
+from shared.reconciliation.desk import Desk
 
 log = structlog.get_logger()
 _BUDGET_SECONDS = 10.0  # of one run; a stop waits for it
@@ -37,6 +39,7 @@ class Work:
     cashier: Cashier
     courier: Courier
     watch: AccountWatch
+    desk: Desk
     _next_heartbeat: dict[TaskName, float] = field(default_factory=dict)
     _running: dict[int, float] = field(default_factory=dict)
     _slots: dict[TaskName, threading.BoundedSemaphore] = field(
@@ -70,6 +73,8 @@ class Work:
             TaskName.EVALUATE_ALERTS: lambda: evaluating.evaluate(database),
             TaskName.DELIVER_WEBHOOKS: self.courier.deliver,
             TaskName.WATCH_ACCOUNTS: self.watch.look,
+            TaskName.RECONCILE_CACHE: lambda: runs.work(self.desk, "cache"),
+            TaskName.RECONCILE_DAILY: lambda: runs.work(self.desk, "daily"),
         }
 
     def run(self, name: TaskName) -> int:

@@ -19,6 +19,7 @@ from shared.cli import (
     doctor,
     mint_proposals,
     payments,
+    reconcile,
     shadow,
     status,
     tokens,
@@ -120,6 +121,7 @@ arrakis.add_command(audit.audit)
 arrakis.add_command(alerts.alerts)
 arrakis.add_command(webhooks.webhook)
 arrakis.add_command(cache.cache)
+arrakis.add_command(reconcile.reconcile)
 arrakis.add_command(backup.backup)
 arrakis.add_command(doctor.doctor)
 arrakis.add_command(status.status)

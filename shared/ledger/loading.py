@@ -208,7 +208,9 @@ def _beyond_hold(
     if hold.status == "expired" or hold.expires_at <= book.now:
         return command.actual_cost_micro
     held = sum(allocation.reserved_micro for allocation in hold.allocations)
-    return max(0, command.actual_cost_micro - held) if hold.billing_mode == "soft" else 0
+    # An operator's repair may have taken from a live hold what its lots had covered.
+    is_short = hold.billing_mode == "soft" or hold.overdraft_micro > 0
+    return max(0, command.actual_cost_micro - held) if is_short else 0
 
 
 def _load_spendable(tx: Tx, book: Book, needs: dict[tuple[str, str], int]) -> None:

@@ -92,7 +92,8 @@ def refund(book: Book, command: Refund, _terms: Terms) -> dict[str, Any]:
     account, lot = _owned_lot(book, command)
     pre = account.view(lot.pool_id)
     lot.refunded_at = book.now
-    spent = lot.consumed_micro - lot.expired_micro  # nothing was clawed back before: it is once
+    # What was clawed back before was taken by an operator's repair: the payer does not owe it.
+    spent = lot.consumed_micro - lot.expired_micro - lot.clawed_back_micro
     clawed_back = claw_back(book, lot)
     if spent:
         add_debt(book, account, spent, source_lot_id=lot.id, source_payment_id=command.payment_id)

@@ -16,6 +16,7 @@ from shared.models.ledger import Lot, Reservation
 from shared.models.notifications import Delivery, Endpoint
 from shared.models.operations import DeadLetter, Tick
 from shared.models.payments import CryptoPayment, WebhookEvent
+from shared.models.reconciliation import ReconciliationRun
 from shared.models.types import UtcTime
 from shared.models.x402 import Settlement
 
@@ -158,6 +159,15 @@ _DUE = (
         "ledger",
         "grant_lists",
         _due(GrantBatch.due_at, GrantBatch.state == "new", GrantBatch.due_at <= _NOW),
+    ),
+    (
+        "maintenance",
+        "reconciliations",
+        _due(
+            ReconciliationRun.due_at,
+            ReconciliationRun.state == "new",
+            ReconciliationRun.due_at <= _NOW,
+        ),
     ),
     (
         "maintenance",

@@ -1,10 +1,6 @@
 """The admin API of campaigns: draft, run, grant to lists of wallets, look (contract 5)."""
 
 import json
-import re
-import threading
-import time
-from typing import Any
 
 from flask import Response, request
 
@@ -30,6 +26,7 @@ from services.api.schemas.campaigns import (
     RevokeGrantRequest,
 )
 from services.api.schemas.requests import PageQuery
+from services.api.waiting import wait_for
 from shared.campaigns import granting, lifecycle, lists, revoking, views, working
 from shared.campaigns.csv_lists import read_csv
 from shared.campaigns.lists import LIST_MAX, GrantList
@@ -40,11 +37,6 @@ from shared.wsgi import read_body
 routes = admin_blueprint("campaigns")
 LIST_MAX_BYTES = 16 * 1024 * 1024
 AT_ONCE_MAX = 100
-_WAIT = re.compile(r"(?:^|[,;\s])wait=([0-9]{1,3})(?:$|[,;\s])")
-_WAIT_MAX_SECONDS = 30
-_LOOK_SECONDS = 0.1
-# Who waits holds one of the API's threads; the others are for reserves. The rest hear 202 at once.
-_WAITING = threading.BoundedSemaphore(4)
 
 
 @routes.post("")
@@ -191,28 +183,8 @@ def _enlist(campaign_id: str, wanted: GrantList) -> Response:
     """Answer 202 with the job, or 201 if it is done within the time of ``Prefer: wait=N``."""
     outcome = working.enlist(services().database, actor(), campaign_id, wanted)
     batch = outcome.unwrap()
-    if batch["doneAt"] is None and _wait_seconds() and _WAITING.acquire(blocking=False):
-        try:
-            batch = _wait_for(campaign_id, batch)
-        finally:
-            _WAITING.release()
+    batch = wait_for(batch, lambda tx: views.show_batch(tx, campaign_id, batch["batchId"]))
     status = 202 if batch["doneAt"] is None else 201
     told = answer_outcome(Outcome(batch, is_replay=outcome.is_replay), status)
     told.headers["Location"] = f"/admin/billing/campaigns/{campaign_id}/batches/{batch['batchId']}"
     return told
-
-
-def _wait_for(campaign_id: str, batch: dict[str, Any]) -> dict[str, Any]:
-    """Look at a list until it is done or the caller's time is over."""
-    deadline = time.monotonic() + _wait_seconds()
-    while batch["doneAt"] is None and time.monotonic() < deadline:
-        time.sleep(_LOOK_SECONDS)
-        with services().database.reading() as tx:
-            batch = views.show_batch(tx, campaign_id, batch["batchId"])
-    return batch
-
-
-def _wait_seconds() -> int:
-    """Return for how long the caller wants to wait, 30 s at most (RFC 7240)."""
-    found = _WAIT.search(request.headers.get("Prefer", ""))
-    return min(int(found[1]), _WAIT_MAX_SECONDS) if found else 0

@@ -84,6 +84,11 @@ class NowPayments:
         )
         self._login = _Login(self._ask_for_token, email=email, password=password, clock=clock)
 
+    @property
+    def has_key(self) -> bool:
+        """True if there is a key to ask with."""
+        return bool(self._api_key)
+
     def create_payment(
         self, *, order_id: str, amount_micro: int, pay_currency: str, description: str
     ) -> CreatedPayment:

@@ -1,0 +1,67 @@
+"""The admin API of the reconciliation: the last result, a run now, earlier runs (contract 5)."""
+
+from flask import Response, request
+
+from services.api.context import (
+    actor,
+    answer,
+    answer_outcome,
+    parse_body,
+    parse_query,
+    require_version,
+    services,
+)
+from services.api.routes.admin_access import admin_blueprint
+from services.api.schemas.reconciliation import RunRequest, RunsQuery
+from services.api.waiting import wait_for
+from shared.ledger.commands import Outcome
+from shared.reconciliation import runs, views
+
+routes = admin_blueprint("reconciliation")
+
+
+@routes.get("")
+def show_last() -> Response:
+    """Show when the books were last compared, and what was found; {} before the first time."""
+    require_version()
+    with services().database.reading() as tx:
+        return answer(views.last_result(tx))
+
+
+@routes.post("/run")
+def run() -> Response:
+    """Compare now: 202 with the job, or 200 if it ends within the time of ``Prefer: wait=N``.
+
+    One run of a kind is open at a time; a second request is answered with that one.
+    """
+    has_body = bool(request.content_length) or "Transfer-Encoding" in request.headers
+    body = parse_body(RunRequest) if has_body else RunRequest()
+    outcome = runs.request(
+        services().database,
+        actor(),
+        body.kind,
+        asks_provider=body.provider,
+        days=body.provider_days,
+    )
+    job = outcome.unwrap()
+    job = wait_for(job, lambda tx: views.show_run(tx, job["runId"]))
+    status = 202 if job["doneAt"] is None else 200
+    told = answer_outcome(Outcome(job, is_replay=outcome.is_replay), status)
+    told.headers["Location"] = f"/admin/billing/reconciliation/runs/{job['runId']}"
+    return told
+
+
+@routes.get("/runs")
+def list_runs() -> Response:
+    """List runs, newest first."""
+    query = parse_query(RunsQuery)
+    wanted = views.RunFilter(query.kind, query.limit, query.cursor)
+    with services().database.reading() as tx:
+        return answer(views.list_runs(tx, wanted))
+
+
+@routes.get("/runs/<run_id>")
+def show_run(run_id: str) -> Response:
+    """Show a run with what it has found so far."""
+    with services().database.reading() as tx:
+        return answer(views.show_run(tx, run_id))
