@@ -213,6 +213,7 @@ def test_the_history_is_paged_without_overlap(client: Api, way: str) -> None:
 
 @pytest.mark.parametrize("content_type", [None, "application/x-www-form-urlencoded"])
 def test_the_mint_of_the_runbook_works_as_printed(client: Api, content_type: str | None) -> None:
+    """Behaviour 125: 201."""
     account = client.funded_account(0)
     printed = (
         '{"amountMicro": "5000000", "sourceType": "deposit",'
@@ -233,6 +234,7 @@ def test_the_mint_of_the_runbook_works_as_printed(client: Api, content_type: str
 
 
 def test_a_mint_is_a_grant_in_general_unless_told_otherwise(client: Api) -> None:
+    """Behaviour 111."""
     account = client.funded_account(0)
     assert give(client, account, amountMicro="3000000").status_code == 201
     assert ledger(client, account) == [("grant", 3_000_000, 0, 3_000_000)]
@@ -317,6 +319,7 @@ def test_a_mint_for_a_payment_that_the_provider_has_not_named_is_refused(client:
 def test_a_mint_that_may_not_be_is_refused_and_changes_nothing(
     client: Api, body: dict[str, Any], status: int, code: str
 ) -> None:
+    """Behaviours 111 and 136."""
     account = client.funded_account(1_000)
     before = snapshot(client, account)
     refused = give(client, account, **body)
@@ -346,6 +349,7 @@ def test_a_mint_is_repeated_also_after_the_threshold_was_lowered(client: Api) ->
 
 
 def test_a_mint_for_an_unknown_account_is_not_found_and_audited(client: Api) -> None:
+    """Behaviour 183 (W68)."""
     nobody = unique("nobody")
     refused = give(client, nobody, amountMicro="1000")
     assert (refused.status_code, refused.json()["code"]) == (404, "account_not_found")

@@ -109,6 +109,7 @@ def test_a_long_random_id_is_not_found_either(client: Api) -> None:
     ids=lambda query: query[:24],
 )
 def test_a_bad_query_is_refused_with_the_name_of_its_field(client: Api, query: str) -> None:
+    """Behaviour 133."""
     account = client.funded_account(0)
     for base, headers in (
         ("/api/internal/accounts", client.s2s()),

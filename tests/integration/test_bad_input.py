@@ -133,6 +133,7 @@ def test_a_reserve_with_a_bad_field_is_refused_with_its_name(
 def test_a_finalize_with_a_bad_field_is_refused_with_its_name(
     client: Api, reservation: str, case: tuple[str, Any]
 ) -> None:
+    """Behaviours 120, 128 and 129."""
     field, value = case
     body = {"reservationId": reservation, "actualCostMicro": "1", field: value}
     assert_names_field(client.internal("finalize", body), field)

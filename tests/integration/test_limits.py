@@ -41,6 +41,7 @@ def assert_limited(answer: requests.Response, limit: int) -> None:
 
 
 def test_the_201st_request_of_a_service_in_a_minute_is_refused(client: Api) -> None:
+    """Behaviours 124 and 132."""
     account = client.funded_account()
     headers = client.s2s()
     with requests.Session() as session:
@@ -69,6 +70,7 @@ def test_a_refused_token_is_not_counted_and_a_bad_body_is(client: Api) -> None:
 def test_an_admins_31st_request_is_refused_whichever_process_it_reaches(
     client: Api, second: Api
 ) -> None:
+    """Behaviours 124 and 185 (W66): two processes count together."""
     headers = client.admin()
     for number in range(30):
         process = (client, second)[number % 2]

@@ -111,6 +111,7 @@ def test_a_cost_of_three_leaves_no_entry_for_the_empty_share(client: Api) -> Non
 
 
 def test_a_cost_of_zero_gives_the_whole_hold_back(client: Api) -> None:
+    """Behaviour 131."""
     account = client.funded_account(1_000_000)
     reservation = hold(client, account, 400_000)
     done = settle(client, reservation, 0).json()
@@ -175,6 +176,7 @@ def test_a_finalized_hold_cannot_be_released(client: Api) -> None:
 
 
 def test_a_released_hold_cannot_be_finalized(client: Api) -> None:
+    """Behaviour 183 (W68)."""
     account = client.funded_account()
     reservation = hold(client, account, 1_000_000)
     client.internal("release", {"reservationId": reservation})
@@ -188,6 +190,7 @@ def test_a_released_hold_cannot_be_finalized(client: Api) -> None:
 def test_a_hold_of_another_account_is_refused_and_stays_pending(
     client: Api, operation: str
 ) -> None:
+    """Behaviour 130."""
     account, other = client.funded_account(), client.funded_account(0)
     reservation = hold(client, account, 1_000_000)
     before = snapshot(client, account)
@@ -200,6 +203,7 @@ def test_a_hold_of_another_account_is_refused_and_stays_pending(
 
 @pytest.mark.parametrize("operation", ["finalize", "release"])
 def test_an_unknown_reservation_is_not_found(client: Api, operation: str) -> None:
+    """Behaviour 125."""
     body = {"reservationId": unique("none"), "actualCostMicro": "1"}
     refused = client.internal(operation, body)
     assert (refused.status_code, refused.json()["code"]) == (404, "reservation_not_found")
@@ -224,6 +228,7 @@ def test_a_reserve_above_the_credits_is_refused_with_both_amounts(client: Api) -
 
 
 def test_an_account_without_credits_is_refused_in_live(client: Api) -> None:
+    """Behaviour 125."""
     account = client.funded_account(0)
     refused = client.internal("reserve", {"accountId": account, "estimatedCostMicro": "1"})
     assert (refused.status_code, refused.json()["balance_micro"]) == (402, "0")
@@ -351,6 +356,7 @@ def test_ten_holds_can_take_exactly_everything(client: Api) -> None:
 
 
 def test_an_amount_above_the_ceiling_is_refused_everywhere(client: Api) -> None:
+    """Behaviour 183 (W68)."""
     account = client.funded_account()
     reservation = hold(client, account, 1_000_000)
     before = snapshot(client, account)

@@ -58,6 +58,7 @@ def url_of(database: Database) -> str:
 
 @pytest.mark.parametrize("name", REQUIRED)
 def test_a_missing_secret_stops_the_start_and_is_named(nothing: Path, name: str) -> None:
+    """Behaviour 123."""
     settings = settings_for(nothing)
     del settings[name]
     stopped = start(settings)
@@ -77,6 +78,7 @@ def test_a_short_secret_stops_the_start_and_is_named(nothing: Path, name: str) -
 
 
 def test_every_fault_is_told_at_once(nothing: Path) -> None:
+    """Behaviour 123."""
     settings = settings_for(nothing, BILLING_CEILING_MICRO="0")
     settings["BILLING_ADMIN_JWT_SECRET"] = " " * 40
     del settings["BILLING_MEMBER_JWT_SECRET"]

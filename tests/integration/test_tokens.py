@@ -144,12 +144,14 @@ FAULTS: dict[str, Callable[[Claims, int], Claims]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_faulty_claim_is_refused_without_detail(client: Api, kind: str, fault: str) -> None:
+    """Behaviours 122, 125, 127 and 135."""
     claims = FAULTS[fault](standard(kind), LIVES[kind])
     assert_refused(client, kind, f"Bearer {sign(claims, SECRETS[SECRET_NAMES[kind]])}")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_malformed_header_is_refused_without_detail(client: Api, kind: str) -> None:
+    """Behaviour 125."""
     good = sign(standard(kind), SECRETS[SECRET_NAMES[kind]])
     assert knock(client, kind, f"Bearer {good}")[0] == 200
     for authorization in (
@@ -214,6 +216,7 @@ def test_a_payload_that_is_no_object_is_refused(client: Api, payload: bytes) -> 
 
 
 def test_a_token_is_refused_at_every_other_door(client: Api) -> None:
+    """Behaviour 125."""
     for kind in KINDS:
         token = sign(standard(kind), SECRETS[SECRET_NAMES[kind]])
         for other in set(KINDS) - {kind}:
@@ -229,6 +232,7 @@ def early_in_a_second() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_thirty_seconds_of_leeway_are_given(client: Api, kind: str) -> None:
+    """Behaviours 122 and 127."""
     early_in_a_second()
     assert_accepted(client, kind, timed(iat=-100, exp=-29)(standard(kind), 0))
     assert_accepted(client, kind, timed(iat=29, exp=60)(standard(kind), 0))
@@ -268,6 +272,7 @@ def test_an_admin_or_a_member_must_be_named(client: Api, kind: str) -> None:
 def test_a_previous_secret_is_accepted_beside_the_current_one(
     databases: Databases, redis_url: str, tmp_path: Path
 ) -> None:
+    """Behaviour 135."""
     url = databases.make("sqlite")
     with running_api(url, redis_url, tmp_path / "api.log", **PREVIOUS) as rotated:
         for kind, name in SECRET_NAMES.items():
