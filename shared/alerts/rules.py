@@ -182,7 +182,7 @@ RULES = _by_name(
         Limits(100, sample=1),
         "accounts checked",
         "Cached balances differ from the books at the last reconciliation",
-        "arrakis ledger verify",
+        "arrakis reconcile run",
         "a later reconciliation finds less drift",
     ),
     Rule(

@@ -1,4 +1,4 @@
-"""Booking an operator's repair: one entry a lot, so that the books sum again (ADR 0015).
+"""Booking an operator's repair: one entry a lot, so that the books sum again (ADR 0016).
 
 The entry is an ``adjust``; in the lot what was taken counts as clawed back. Of a hold that loses
 its cover the missing part becomes overdraft: it is settled from other lots, and else as debt.
