@@ -99,7 +99,8 @@ def condition(rule: Rule, limits: Limits) -> str:
     seconds = limits.window_seconds
     if limits.is_rate:
         span = f" in {seconds} s" if seconds is not None else ""
-        return f"> {_percent(limits.above)} of at least {limits.sample} {rule.counted}{span}"
+        least = f"at least {limits.sample} " if limits.sample != 1 else ""
+        return f"> {_percent(limits.above)} of {least}{rule.counted}{span}"
     span = f" for longer than {seconds} s" if seconds is not None else ""
     return f"> {limits.above} {rule.counted}{span}"
 
@@ -180,7 +181,7 @@ RULES = _by_name(
         "reconciliation_drift",
         "critical",
         Limits(100, sample=1),
-        "accounts checked",
+        "accounts",
         "Cached balances differ from the books at the last reconciliation",
         "arrakis reconcile run",
         "a later reconciliation finds less drift",
@@ -243,7 +244,7 @@ RULES = _by_name(
         "campaign_budget",
         "warning",
         Limits(9_000, sample=1),
-        "micro-USD of a campaign's budget",
+        "a campaign's budget",
         "A campaign's budget is nearly spent: tell its owner",
         "arrakis campaign list",
         "the budget grows, or the campaign ends",

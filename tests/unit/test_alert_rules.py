@@ -144,6 +144,6 @@ def test_a_message_says_what_was_found_and_what_may_be() -> None:
         RULES["campaign_budget"], RULES["campaign_budget"].limits, Figure(95, 100, "c1", "Spring")
     )
     assert told == (
-        "campaign_budget c1 is 95 of 100 (95.00 %), alert at > 90.00 % of at least 1 micro-USD of "
-        "a campaign's budget: Spring"
+        "campaign_budget c1 is 95 of 100 (95.00 %), alert at > 90.00 % of a campaign's "
+        "budget: Spring"
     )
