@@ -46,8 +46,7 @@ def a_letter_waits_for_a_person(ledger: Ledger) -> Repair:
 
 
 def resolve(ledger: Ledger, letter: str) -> None:
-    with ledger.database.transaction() as tx:
-        dead_letters.resolve(tx, OPERATOR, letter, reason="done by hand")
+    dead_letters.resolve(ledger.database, OPERATOR, letter, reason="done by hand")
 
 
 def balances_drift(ledger: Ledger) -> Repair:
