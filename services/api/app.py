@@ -9,6 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, Metric
 from services.api import correlation, errors
 from services.api.auth import Revocations, policies
 from services.api.context import Services, services
+from services.api.documents import Documents
 from services.api.limits import RateLimiter
 from services.api.routes import (
     admin,
@@ -17,6 +18,7 @@ from services.api.routes import (
     admin_settings,
     campaigns,
     dlq,
+    documentation,
     internal,
     member,
     mint_proposals,
@@ -34,6 +36,8 @@ from shared.ids import new_id
 from shared.ledger.executor import Executor
 from shared.ledger.terms import TermsCache
 from shared.observability import REQUEST_SECONDS, REQUESTS, exposition
+from shared.openapi import receiver
+from shared.openapi.operations import described_by
 from shared.operations import gauges
 from shared.wiring import make_cashier, make_intake
 
@@ -74,7 +78,9 @@ def create_app(settings: ApiSettings, database: Database, balances: BalanceCache
     app.register_blueprint(webhooks_out.routes, url_prefix="/admin/billing/webhooks")
     app.register_blueprint(reconciliation.routes, url_prefix="/admin/billing/reconciliation")
     app.register_blueprint(revenue_rules.routes, url_prefix="/admin/billing/revenue-rules")
+    app.register_blueprint(documentation.routes)
     app.add_url_rule("/metrics", "metrics", _metrics)
+    app.extensions["documents"] = Documents(app)
     return app
 
 
@@ -102,7 +108,9 @@ def _end(response: Response) -> Response:
     return response
 
 
+@described_by(receiver.METRICS)
 def _metrics() -> Response:
+    """Show what this process has counted, and how much work waits."""
     database_says: list[Metric] = []
     try:
         with services().database.reading() as tx:

@@ -11,6 +11,8 @@ from shared.config import WebhookSettings
 from shared.database import Database
 from shared.errors import Invalid, Unavailable
 from shared.observability import WEBHOOKS
+from shared.openapi.operations import described_by
+from shared.openapi.receiver import NOTICE, NOTICE_PATHS, SIGNATURE_HEADER
 from shared.payments.inbox import store_notice
 from shared.wsgi import BodyTooLarge, read_body
 
@@ -21,8 +23,9 @@ _PROVIDER = "nowpayments"
 _STATUSES = {"unsupported_media_type": 415, BodyTooLarge.code: 413}
 
 
-@routes.post("/api/billing/webhooks/nowpayments")
-@routes.post("/api/crypto/webhook")
+@routes.post(NOTICE_PATHS[0])
+@routes.post(NOTICE_PATHS[1])
+@described_by(NOTICE)
 def nowpayments() -> Response:
     """Store an authentic notice and answer 200; the workers do the rest.
 
@@ -55,7 +58,7 @@ def _authentic(settings: WebhookSettings) -> tuple[bytes, Mapping[str, object]]:
         raise Invalid("Send application/json.", code="unsupported_media_type")
     body = read_body(request.environ, BODY_MAX_BYTES)
     secrets = (settings.nowpayments_ipn_secret, settings.nowpayments_ipn_secret_prev)
-    return body, verify(body, request.headers.get("x-nowpayments-sig"), secrets)
+    return body, verify(body, request.headers.get(SIGNATURE_HEADER), secrets)
 
 
 def _refuse(

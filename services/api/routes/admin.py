@@ -14,6 +14,19 @@ from services.api.context import (
 from services.api.operations import count_outcome, read_balance
 from services.api.routes.admin_access import admin_blueprint
 from services.api.routes.mint_proposals import answer_proposal
+from services.api.schemas.answers.ledger import (
+    AccountBalance,
+    AccountOverview,
+    Accounts,
+    AccountWithBalance,
+    ExplainedEntry,
+    ExplainedReservation,
+    History,
+    Minted,
+    ShadowSummary,
+    Statement,
+)
+from services.api.schemas.answers.operations import ProposedMint
 from services.api.schemas.requests import (
     AccountRequest,
     BalanceQuery,
@@ -25,6 +38,7 @@ from services.api.schemas.requests import (
 )
 from shared.ids import new_id
 from shared.ledger import explain, overview, queries, shadow_report, statements
+from shared.openapi.operations import documented
 from shared.operations import accounts, mints
 from shared.operations.mint_orders import MintOrder
 
@@ -32,6 +46,11 @@ routes = admin_blueprint("admin")
 
 
 @routes.post("/accounts")
+@documented(
+    {200: AccountWithBalance, 201: AccountWithBalance},
+    body=AccountRequest,
+    errors=("account_exists",),
+)
 def create_account() -> Response:
     """Make an account for an entity: 201, and 200 when it is there already."""
     body = parse_body(AccountRequest)
@@ -47,6 +66,7 @@ def create_account() -> Response:
 
 
 @routes.get("/accounts")
+@documented({200: Accounts}, query=PageQuery)
 def list_accounts() -> Response:
     """List accounts in the order of their ids."""
     query = parse_query(PageQuery)
@@ -55,6 +75,7 @@ def list_accounts() -> Response:
 
 
 @routes.get("/accounts/<account_id>")
+@documented({200: AccountOverview}, errors=("account_not_found",))
 def show_account(account_id: str) -> Response:
     """Show an account: its pools, open lots, holds and debts, and its last entries."""
     with services().database.reading() as tx:
@@ -62,12 +83,14 @@ def show_account(account_id: str) -> Response:
 
 
 @routes.get("/accounts/<account_id>/balance")
+@documented({200: AccountBalance}, query=BalanceQuery, errors=("account_not_found",))
 def balance(account_id: str) -> Response:
     """Show an account's balance."""
     return answer(read_balance(services(), account_id, parse_query(BalanceQuery).pool_id))
 
 
 @routes.get("/accounts/<account_id>/history")
+@documented({200: History}, query=HistoryQuery, errors=("account_not_found", "invalid_cursor"))
 def history(account_id: str) -> Response:
     """Show an account's entries, newest first."""
     query = parse_query(HistoryQuery)
@@ -76,6 +99,11 @@ def history(account_id: str) -> Response:
 
 
 @routes.get("/accounts/<account_id>/statement")
+@documented(
+    {200: Statement},
+    query=StatementQuery,
+    errors=("account_not_found", "period_is_empty", "period_too_long"),
+)
 def statement(account_id: str) -> Response:
     """Show what moved in a period, between the opening and the closing balance."""
     query = parse_query(StatementQuery)
@@ -86,6 +114,7 @@ def statement(account_id: str) -> Response:
 
 
 @routes.get("/explain/<subject_id>")
+@documented({200: ExplainedReservation | ExplainedEntry})
 def explain_subject(subject_id: str) -> Response:
     """Explain a reservation or an entry: its lots, where they came from, and the split."""
     with services().database.reading() as tx:
@@ -93,6 +122,7 @@ def explain_subject(subject_id: str) -> Response:
 
 
 @routes.get("/shadow-summary")
+@documented({200: ShadowSummary}, query=ShadowQuery, errors=("account_not_found",))
 def shadow_summary() -> Response:
     """Show what shadow mode would have charged, and whom live mode would have refused."""
     query = parse_query(ShadowQuery)
@@ -109,6 +139,19 @@ def shadow_summary() -> Response:
 
 
 @routes.post("/accounts/<account_id>/mint")
+@documented(
+    {200: ProposedMint, 201: Minted, 202: ProposedMint},
+    body=MintRequest,
+    is_keyed=True,
+    errors=(
+        "account_not_found",
+        "already_credited",
+        "amount_above_ceiling",
+        "config_invalid",
+        "payment_not_confirmed",
+        "payment_of_another_account",
+    ),
+)
 def mint(account_id: str) -> Response:
     """Give credits, for example for a payment whose notice never came (runbook 6).
 

@@ -8,6 +8,8 @@ from services.api import limits
 from services.api.context import actor, guard, require_scope, services
 from shared.operations import audit
 
+_APPROVING: set[str] = set()
+
 
 def admin_blueprint(name: str, *, approvals: Collection[str] = ()) -> Blueprint:
     """Return a blueprint for admins: reading needs ``billing:read``, changing ``billing:write``.
@@ -17,12 +19,13 @@ def admin_blueprint(name: str, *, approvals: Collection[str] = ()) -> Blueprint:
     """
     routes = Blueprint(name, __name__)
     routes.before_request(guard("admin", limits.ADMIN))
-    approving = {f"{name}.{function}" for function in approvals}
+    _APPROVING.update(f"{name}.{function}" for function in approvals)
 
     @routes.before_request
     def _check_scope() -> None:
-        if request.method in ("GET", "HEAD"):
-            require_scope("billing:read")
+        scope = required_scope(request.method, request.endpoint or "")
+        if scope == "billing:read":
+            require_scope(scope)
             return
         with audit.noting_refusals(
             services().database,
@@ -31,6 +34,13 @@ def admin_blueprint(name: str, *, approvals: Collection[str] = ()) -> Blueprint:
             target_type="route",
             target_id=request.path,
         ):
-            require_scope("billing:approve" if request.endpoint in approving else "billing:write")
+            require_scope(scope)
 
     return routes
+
+
+def required_scope(method: str, endpoint: str) -> str:
+    """Return the scope that a request needs; the document tells the same."""
+    if method in ("GET", "HEAD"):
+        return "billing:read"
+    return "billing:approve" if endpoint in _APPROVING else "billing:write"

@@ -10,13 +10,21 @@ from services.api.context import (
     services,
 )
 from services.api.routes.admin_access import admin_blueprint
+from services.api.schemas.answers.payments import (
+    ExplainedPayment,
+    Payments,
+    RefundedPayment,
+    ReplayedPayment,
+)
 from services.api.schemas.payments import PaymentsQuery, RefundRequest
+from shared.openapi.operations import documented
 from shared.operations import payments
 
 routes = admin_blueprint("admin_payments")
 
 
 @routes.get("")
+@documented({200: Payments}, query=PaymentsQuery)
 def list_payments() -> Response:
     """List payments, newest first."""
     query = parse_query(PaymentsQuery)
@@ -32,6 +40,7 @@ def list_payments() -> Response:
 
 
 @routes.get("/<payment_id>")
+@documented({200: ExplainedPayment}, errors=("payment_not_found",))
 def show_payment(payment_id: str) -> Response:
     """Show where a payment stands and why: its credits, notices and dead letters."""
     with services().database.reading() as tx:
@@ -39,12 +48,28 @@ def show_payment(payment_id: str) -> Response:
 
 
 @routes.post("/<payment_id>/replay")
+@documented(
+    {200: ReplayedPayment},
+    errors=(
+        "config_invalid",
+        "nothing_to_replay",
+        "payment_not_found",
+        "payments_not_configured",
+        "provider_refused",
+        "provider_unavailable",
+    ),
+)
 def replay(payment_id: str) -> Response:
     """Ask the provider again, and work the payment's notices off once more."""
     return answer(payments.replay(services().intake, actor(), payment_id))
 
 
 @routes.post("/<payment_id>/refund")
+@documented(
+    {200: RefundedPayment},
+    body=RefundRequest,
+    errors=("config_invalid", "nothing_to_refund", "payment_not_found"),
+)
 def refund(payment_id: str) -> Response:
     """Take back the credits of a payment whose money went back to the payer."""
     reason = parse_body(RefundRequest).reason

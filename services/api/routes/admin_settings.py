@@ -11,6 +11,16 @@ from services.api.context import (
     services,
 )
 from services.api.routes.admin_access import admin_blueprint
+from services.api.schemas.answers.operations import (
+    Audit,
+    ChangedSettings,
+    ModeSet,
+    Readiness,
+    Rehearsed,
+    RevokedToken,
+    Settings,
+    ShownMode,
+)
 from services.api.schemas.settings import (
     AuditQuery,
     ConfigRequest,
@@ -18,12 +28,14 @@ from services.api.schemas.settings import (
     RehearseRequest,
     RevokeRequest,
 )
+from shared.openapi.operations import documented
 from shared.operations import audit, modes, rehearsal, settings, tokens
 
 routes = admin_blueprint("settings")
 
 
 @routes.get("/config")
+@documented({200: Settings})
 def list_settings() -> Response:
     """List every setting with its meaning, unit and allowed values."""
     with services().database.reading() as tx:
@@ -31,6 +43,11 @@ def list_settings() -> Response:
 
 
 @routes.patch("/config")
+@documented(
+    {200: ChangedSettings},
+    body=ConfigRequest,
+    errors=("mode_by_itself", "setting_read_only", "setting_refused", "unknown_setting"),
+)
 def change_settings() -> Response:
     """Change settings together; running processes obey within five seconds."""
     body = parse_body(ConfigRequest)
@@ -40,6 +57,7 @@ def change_settings() -> Response:
 
 
 @routes.get("/mode")
+@documented({200: ShownMode})
 def show_mode() -> Response:
     """Show the billing mode and its last changes."""
     with services().database.reading() as tx:
@@ -47,6 +65,7 @@ def show_mode() -> Response:
 
 
 @routes.get("/mode/readiness")
+@documented({200: Readiness})
 def show_readiness() -> Response:
     """Show the runbook's checklist, each point with what the data says."""
     with services().database.reading() as tx:
@@ -54,6 +73,7 @@ def show_readiness() -> Response:
 
 
 @routes.post("/mode")
+@documented({200: ModeSet}, body=ModeRequest, errors=("mode_not_ready",))
 def set_mode() -> Response:
     """Set the mode; going up without evidence is a 409 unless it is forced."""
     body = parse_body(ModeRequest)
@@ -63,6 +83,7 @@ def set_mode() -> Response:
 
 
 @routes.post("/mode/rehearse")
+@documented({200: Rehearsed}, body=RehearseRequest, errors=("config_invalid",))
 def rehearse() -> Response:
     """Try 402, clawback and dead letters on the sandbox account, as evidence for the readiness."""
     wanted = parse_body(RehearseRequest).mode
@@ -71,6 +92,7 @@ def rehearse() -> Response:
 
 
 @routes.post("/tokens/revoke")
+@documented({200: RevokedToken}, body=RevokeRequest, errors=("invalid_jti", "until_is_past"))
 def revoke_token() -> Response:
     """Refuse an admin's token although its time is not over; its jti names it."""
     body = parse_body(RevokeRequest)
@@ -80,6 +102,7 @@ def revoke_token() -> Response:
 
 
 @routes.get("/audit")
+@documented({200: Audit}, query=AuditQuery)
 def list_audit() -> Response:
     """List what was done and what was refused, newest first."""
     query = parse_query(AuditQuery)

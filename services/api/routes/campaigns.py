@@ -15,6 +15,18 @@ from services.api.context import (
     services,
 )
 from services.api.routes.admin_access import admin_blueprint
+from services.api.schemas.answers.campaigns import (
+    Campaign,
+    Campaigns,
+    Grant,
+    GrantBatch,
+    GrantBatches,
+    GrantPreview,
+    GrantResults,
+    Grants,
+    RevokedGrant,
+    ShownGrantBatch,
+)
 from services.api.schemas.campaigns import (
     CampaignChange,
     CampaignRequest,
@@ -32,14 +44,37 @@ from shared.campaigns.csv_lists import read_csv
 from shared.campaigns.lists import LIST_MAX, GrantList
 from shared.campaigns.states import Action
 from shared.ledger.commands import Outcome
+from shared.openapi.operations import documented
 from shared.wsgi import read_body
 
 routes = admin_blueprint("campaigns")
 LIST_MAX_BYTES = 16 * 1024 * 1024
 AT_ONCE_MAX = 100
+_PREFER = {"Prefer": "wait=N: wait up to N seconds, 30 at most, for the list to be done."}
+_LOCATION = {"Location": "Where the list can be looked at."}
+_LIST_ERRORS = (
+    "account_not_found",
+    "amount_above_ceiling",
+    "budget_exceeded",
+    "campaign_not_active",
+    "campaign_not_found",
+    "cap_exceeded",
+    "config_invalid",
+    "invalid_amount",
+    "invalid_formula_input",
+    "invalid_grant_config",
+    "invalid_number",
+    "list_too_long",
+    "mixed_amounts",
+)
 
 
 @routes.post("")
+@documented(
+    {201: Campaign},
+    body=CampaignRequest,
+    errors=("invalid_expires_at", "invalid_grant_config", "invalid_number"),
+)
 def create() -> Response:
     """Draft a campaign: 201."""
     draft = lifecycle.Draft(**parse_body(CampaignRequest).model_dump())
@@ -49,6 +84,7 @@ def create() -> Response:
 
 
 @routes.get("")
+@documented({200: Campaigns}, query=CampaignsQuery)
 def list_campaigns() -> Response:
     """List campaigns, oldest first."""
     query = parse_query(CampaignsQuery)
@@ -58,6 +94,7 @@ def list_campaigns() -> Response:
 
 
 @routes.get("/<campaign_id>")
+@documented({200: Campaign}, errors=("campaign_not_found",))
 def show(campaign_id: str) -> Response:
     """Show a campaign."""
     with services().database.reading() as tx:
@@ -65,6 +102,17 @@ def show(campaign_id: str) -> Response:
 
 
 @routes.patch("/<campaign_id>")
+@documented(
+    {200: Campaign},
+    body=CampaignChange,
+    errors=(
+        "campaign_not_draft",
+        "campaign_not_found",
+        "invalid_expires_at",
+        "invalid_grant_config",
+        "invalid_number",
+    ),
+)
 def change(campaign_id: str) -> Response:
     """Change fields of a draft."""
     changes = parse_body(CampaignChange).changes()
@@ -74,24 +122,38 @@ def change(campaign_id: str) -> Response:
 
 
 @routes.post("/<campaign_id>/activate")
+@documented(
+    {200: Campaign},
+    errors=("campaign_expired", "campaign_not_found", "invalid_campaign_transition"),
+)
 def activate(campaign_id: str) -> Response:
     """Let a draft or a paused campaign grant."""
     return _move(campaign_id, Action.ACTIVATE)
 
 
 @routes.post("/<campaign_id>/pause")
+@documented({200: Campaign}, errors=("campaign_not_found", "invalid_campaign_transition"))
 def pause(campaign_id: str) -> Response:
     """Stop granting until it is activated again; lists wait."""
     return _move(campaign_id, Action.PAUSE)
 
 
 @routes.post("/<campaign_id>/complete")
+@documented({200: Campaign}, errors=("campaign_not_found", "invalid_campaign_transition"))
 def complete(campaign_id: str) -> Response:
     """End a campaign for good; what is left of its lists is not granted."""
     return _move(campaign_id, Action.COMPLETE)
 
 
 @routes.post("/<campaign_id>/grants/batch")
+@documented(
+    {201: GrantResults | GrantBatch, 202: GrantBatch},
+    body=GrantsRequest,
+    is_keyed=True,
+    takes=_PREFER,
+    sends=_LOCATION,
+    errors=_LIST_ERRORS,
+)
 def grant_batch(campaign_id: str) -> Response:
     """Grant to 1-1000 wallets: up to 100 at once (201), more by the workers (202 with the job)."""
     wanted = GrantList(parse_body(GrantsRequest).wishes(), idempotency_key())
@@ -103,6 +165,15 @@ def grant_batch(campaign_id: str) -> Response:
 
 
 @routes.post("/<campaign_id>/grants/list")
+@documented(
+    {201: GrantBatch, 202: GrantBatch},
+    body=GrantListRequest,
+    accepts={"text/csv": "A line for each wallet (docs/campaigns.md)."},
+    is_keyed=True,
+    takes=_PREFER,
+    sends=_LOCATION,
+    errors=(*_LIST_ERRORS, "invalid_csv"),
+)
 def grant_list(campaign_id: str) -> Response:
     """Grant to up to 100,000 wallets, JSON or CSV, by the workers: 202 with the job."""
     if request.mimetype == "text/csv":
@@ -114,6 +185,7 @@ def grant_list(campaign_id: str) -> Response:
 
 
 @routes.post("/<campaign_id>/grants/preview")
+@documented({200: GrantPreview}, body=PreviewRequest, errors=_LIST_ERRORS)
 def preview(campaign_id: str) -> Response:
     """Show what wallets would get; nothing is changed."""
     body = parse_body(PreviewRequest)
@@ -129,6 +201,7 @@ def preview(campaign_id: str) -> Response:
 
 
 @routes.get("/<campaign_id>/grants")
+@documented({200: Grants}, query=GrantsQuery, errors=("campaign_not_found",))
 def list_grants(campaign_id: str) -> Response:
     """List a campaign's grants."""
     query = parse_query(GrantsQuery)
@@ -140,6 +213,19 @@ def list_grants(campaign_id: str) -> Response:
 
 
 @routes.post("/<campaign_id>/grants/<grant_id>/retry")
+@documented(
+    {200: Grant},
+    errors=(
+        "account_not_found",
+        "amount_above_ceiling",
+        "budget_exceeded",
+        "campaign_not_active",
+        "campaign_not_found",
+        "config_invalid",
+        "grant_not_found",
+        "grant_revoked",
+    ),
+)
 def retry(campaign_id: str, grant_id: str) -> Response:
     """Try a failed grant again."""
     return answer_outcome(
@@ -148,6 +234,11 @@ def retry(campaign_id: str, grant_id: str) -> Response:
 
 
 @routes.post("/<campaign_id>/grants/<grant_id>/revoke")
+@documented(
+    {200: RevokedGrant},
+    body=RevokeGrantRequest,
+    errors=("campaign_not_found", "config_invalid", "grant_not_found", "grant_not_granted"),
+)
 def revoke(campaign_id: str, grant_id: str) -> Response:
     """Take back what a wallet has not spent of its grant."""
     reason = parse_body(RevokeGrantRequest).reason
@@ -159,6 +250,7 @@ def revoke(campaign_id: str, grant_id: str) -> Response:
 
 
 @routes.get("/<campaign_id>/batches")
+@documented({200: GrantBatches}, query=PageQuery, errors=("campaign_not_found",))
 def list_batches(campaign_id: str) -> Response:
     """List a campaign's lists of wallets with their progress."""
     query = parse_query(PageQuery)
@@ -167,6 +259,7 @@ def list_batches(campaign_id: str) -> Response:
 
 
 @routes.get("/<campaign_id>/batches/<batch_id>")
+@documented({200: ShownGrantBatch}, errors=("grant_batch_not_found",))
 def show_batch(campaign_id: str, batch_id: str) -> Response:
     """Show a list of wallets with its progress and what failed."""
     with services().database.reading() as tx:

@@ -10,13 +10,16 @@ from services.api.context import (
     services,
 )
 from services.api.routes.admin_access import admin_blueprint
+from services.api.schemas.answers.operations import DeadLetter, DeadLetters, Rehearsal
 from services.api.schemas.dlq import LettersQuery, ResolveRequest, RetryQuery
+from shared.openapi.operations import documented
 from shared.operations import dead_letters
 
 routes = admin_blueprint("dlq")
 
 
 @routes.get("")
+@documented({200: DeadLetters}, query=LettersQuery)
 def list_letters() -> Response:
     """List dead letters, oldest first, with how many there are by status."""
     query = parse_query(LettersQuery)
@@ -28,6 +31,7 @@ def list_letters() -> Response:
 
 
 @routes.get("/<letter_id>")
+@documented({200: DeadLetter}, errors=("dead_letter_not_found",))
 def show_letter(letter_id: str) -> Response:
     """Show one dead letter."""
     with services().database.reading() as tx:
@@ -35,6 +39,11 @@ def show_letter(letter_id: str) -> Response:
 
 
 @routes.post("/<letter_id>/retry")
+@documented(
+    {200: DeadLetter | Rehearsal},
+    query=RetryQuery,
+    errors=("config_invalid", "dead_letter_not_found", "not_retryable"),
+)
 def retry(letter_id: str) -> Response:
     """Try its work again now; with ``?dryRun=true`` show what that would do, and do nothing."""
     if parse_query(RetryQuery).dry_run:
@@ -43,6 +52,9 @@ def retry(letter_id: str) -> Response:
 
 
 @routes.post("/<letter_id>/resolve")
+@documented(
+    {200: DeadLetter}, body=ResolveRequest, errors=("already_resolved", "dead_letter_not_found")
+)
 def resolve(letter_id: str) -> Response:
     """Close it by a person's decision."""
     body = parse_body(ResolveRequest)

@@ -25,7 +25,19 @@ from services.api.operations import (
     to_release,
     to_reserve,
 )
-from services.api.schemas.payments import ServicePaymentRequest
+from services.api.schemas.answers.health import Health
+from services.api.schemas.answers.ledger import (
+    AccountBalance,
+    BatchResults,
+    Estimate,
+    History,
+    Hold,
+    Released,
+    Reservation,
+    Settlement,
+)
+from services.api.schemas.answers.payments import Payment
+from services.api.schemas.payments import CREATION_ERRORS, ServicePaymentRequest
 from services.api.schemas.requests import (
     BalanceQuery,
     BatchRequest,
@@ -39,6 +51,7 @@ from services.api.schemas.requests import (
 from shared.ids import new_id
 from shared.ledger import queries
 from shared.ledger.commands import Command, Extend
+from shared.openapi.operations import documented
 from shared.payments import creation, views
 
 routes = Blueprint("internal", __name__)
@@ -52,6 +65,7 @@ def _let_in() -> None:
 
 
 @routes.get("/health")
+@documented({200: Health, 503: Health}, is_open=True)
 def health() -> Response:
     """Tell whether this process can do its work, and what it can do."""
     report, is_ready = health_report(services())
@@ -59,12 +73,42 @@ def health() -> Response:
 
 
 @routes.post("/reserve")
+@documented(
+    {200: Hold},
+    body=ReserveRequest,
+    is_keyed=True,
+    errors=(
+        "account_not_found",
+        "amount_above_ceiling",
+        "config_invalid",
+        "id_in_use",
+        "insufficient_credits",
+        "invalid_amount",
+        "overloaded",
+        "unknown_model",
+    ),
+)
 def reserve() -> Response:
     """Hold credits before a model runs."""
     return _execute(to_reserve(services(), parse_body(ReserveRequest), idempotency_key()))
 
 
 @routes.post("/extend")
+@documented(
+    {200: Hold},
+    body=ExtendRequest,
+    is_keyed=True,
+    errors=(
+        "account_mismatch",
+        "config_invalid",
+        "overloaded",
+        "reservation_not_found",
+        "amount_above_ceiling",
+        "insufficient_credits",
+        "invalid_amount",
+        "reservation_not_pending",
+    ),
+)
 def extend() -> Response:
     """Hold more on a pending hold."""
     body = parse_body(ExtendRequest)
@@ -81,12 +125,38 @@ def extend() -> Response:
 
 
 @routes.post("/finalize")
+@documented(
+    {200: Settlement},
+    body=FinalizeRequest,
+    is_keyed=True,
+    errors=(
+        "account_mismatch",
+        "config_invalid",
+        "overloaded",
+        "reservation_not_found",
+        "amount_above_ceiling",
+        "reservation_expired",
+        "reservation_released",
+    ),
+)
 def finalize() -> Response:
     """Settle a hold at its actual cost."""
     return _execute(to_finalize(services(), parse_body(FinalizeRequest), idempotency_key()))
 
 
 @routes.post("/release")
+@documented(
+    {200: Released},
+    body=ReleaseRequest,
+    is_keyed=True,
+    errors=(
+        "account_mismatch",
+        "config_invalid",
+        "overloaded",
+        "reservation_not_found",
+        "reservation_finalized",
+    ),
+)
 def release() -> Response:
     """Give a hold back."""
     return _execute(to_release(services(), parse_body(ReleaseRequest), idempotency_key()))
@@ -100,6 +170,7 @@ def _execute(command: Command) -> Response:
 
 
 @routes.post("/batch")
+@documented({200: BatchResults}, body=BatchRequest, errors=("config_invalid", "overloaded"))
 def batch() -> Response:
     """Carry out up to 500 operations, each with its own result."""
     body = parse_body(BatchRequest, limit_bytes=BATCH_MAX_BYTES)
@@ -109,6 +180,7 @@ def batch() -> Response:
 
 
 @routes.post("/estimate")
+@documented({200: Estimate}, body=EstimateRequest, errors=("config_invalid", "unknown_model"))
 def estimate() -> Response:
     """Say what a request to a model may cost at the most."""
     body = parse_body(EstimateRequest)
@@ -123,6 +195,7 @@ def estimate() -> Response:
 
 
 @routes.get("/reservations/<reservation_id>")
+@documented({200: Reservation}, is_versioned=True, errors=("reservation_not_found",))
 def show_reservation(reservation_id: str) -> Response:
     """Show a hold, its lots and its settlement."""
     require_version()
@@ -131,12 +204,14 @@ def show_reservation(reservation_id: str) -> Response:
 
 
 @routes.get("/accounts/<account_id>/balance")
+@documented({200: AccountBalance}, query=BalanceQuery, errors=("account_not_found",))
 def balance(account_id: str) -> Response:
     """Show an account's balance."""
     return answer(read_balance(services(), account_id, parse_query(BalanceQuery).pool_id))
 
 
 @routes.get("/accounts/<account_id>/history")
+@documented({200: History}, query=HistoryQuery, errors=("account_not_found", "invalid_cursor"))
 def history(account_id: str) -> Response:
     """Show an account's entries, newest first."""
     query = parse_query(HistoryQuery)
@@ -145,6 +220,7 @@ def history(account_id: str) -> Response:
 
 
 @routes.post("/payments")
+@documented({201: Payment}, body=ServicePaymentRequest, is_keyed=True, errors=CREATION_ERRORS)
 def create_payment() -> Response:
     """Create a crypto payment for a user of a chat bot."""
     body = parse_body(ServicePaymentRequest)
@@ -161,6 +237,7 @@ def create_payment() -> Response:
 
 
 @routes.get("/payments/<payment_id>")
+@documented({200: Payment}, is_versioned=True, errors=("payment_not_found",))
 def show_payment(payment_id: str) -> Response:
     """Show a payment as we know it."""
     require_version()

@@ -13,9 +13,12 @@ from services.api.context import (
     services,
 )
 from services.api.operations import read_balance
-from services.api.schemas.payments import PackRequest, PaymentRequest
+from services.api.schemas.answers.ledger import AccountBalance, History, Lots
+from services.api.schemas.answers.payments import Payment
+from services.api.schemas.payments import CREATION_ERRORS, PackRequest, PaymentRequest
 from services.api.schemas.requests import BalanceQuery, HistoryQuery
 from shared.ledger import queries
+from shared.openapi.operations import documented
 from shared.payments import creation, views
 from shared.payments.packs import find_pack
 from shared.payments.policy import load_policy
@@ -25,6 +28,7 @@ routes.before_request(guard("member", limits.MEMBER))
 
 
 @routes.get("/balance")
+@documented({200: AccountBalance}, query=BalanceQuery, errors=("account_not_found",))
 def balance() -> Response:
     """Show the member's balance."""
     pool_id = parse_query(BalanceQuery).pool_id
@@ -32,6 +36,7 @@ def balance() -> Response:
 
 
 @routes.get("/lots")
+@documented({200: Lots}, query=BalanceQuery, errors=("account_not_found",))
 def lots() -> Response:
     """Show the lots that hold something, in the order in which they will be spent."""
     query = parse_query(BalanceQuery)
@@ -40,6 +45,7 @@ def lots() -> Response:
 
 
 @routes.get("/history")
+@documented({200: History}, query=HistoryQuery, errors=("account_not_found", "invalid_cursor"))
 def history() -> Response:
     """Show the member's entries, newest first."""
     query = parse_query(HistoryQuery)
@@ -48,6 +54,7 @@ def history() -> Response:
 
 
 @routes.post("/payments")
+@documented({201: Payment}, body=PaymentRequest, is_keyed=True, errors=CREATION_ERRORS)
 def create_payment() -> Response:
     """Create a crypto payment into the member's account."""
     body = parse_body(PaymentRequest)
@@ -64,6 +71,9 @@ def create_payment() -> Response:
 
 
 @routes.post("/packs/<pack_id>/purchase")
+@documented(
+    {201: Payment}, body=PackRequest, is_keyed=True, errors=(*CREATION_ERRORS, "unknown_pack")
+)
 def buy_pack(pack_id: str) -> Response:
     """Create a crypto payment that buys a credit pack."""
     body = parse_body(PackRequest)
@@ -83,6 +93,7 @@ def buy_pack(pack_id: str) -> Response:
 
 
 @routes.get("/payments/<payment_id>")
+@documented({200: Payment}, errors=("payment_not_found",))
 def show_payment(payment_id: str) -> Response:
     """Show one of the member's payments; another's looks like none."""
     with services().database.reading() as tx:

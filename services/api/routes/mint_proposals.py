@@ -12,12 +12,15 @@ from services.api.context import (
 )
 from services.api.operations import count_outcome
 from services.api.routes.admin_access import admin_blueprint
+from services.api.schemas.answers.operations import MintProposal, MintProposals
 from services.api.schemas.mint_proposals import ProposalsQuery
 from services.api.schemas.revenue_rules import ReasonRequest
 from shared.ledger.commands import Outcome
+from shared.openapi.operations import documented
 from shared.operations import mint_proposals
 
 PATH = "/admin/billing/mint-proposals"
+_ERRORS = ("mint_proposal_not_found", "mint_proposal_state")
 routes = admin_blueprint("mint_proposals", approvals=("approve", "reject"))
 
 
@@ -36,6 +39,7 @@ def answer_proposal(outcome: Outcome) -> Response:
 
 
 @routes.get("")
+@documented({200: MintProposals}, query=ProposalsQuery)
 def list_proposals() -> Response:
     """List proposals, oldest first."""
     query = parse_query(ProposalsQuery)
@@ -50,6 +54,7 @@ def list_proposals() -> Response:
 
 
 @routes.get("/<proposal_id>")
+@documented({200: MintProposal}, errors=("mint_proposal_not_found",))
 def show(proposal_id: str) -> Response:
     """Show a proposal."""
     with services().database.reading() as tx:
@@ -57,6 +62,19 @@ def show(proposal_id: str) -> Response:
 
 
 @routes.post("/<proposal_id>/approve")
+@documented(
+    {200: MintProposal},
+    errors=(
+        *_ERRORS,
+        "account_not_found",
+        "already_credited",
+        "amount_above_ceiling",
+        "config_invalid",
+        "four_eyes_violation",
+        "payment_not_confirmed",
+        "payment_of_another_account",
+    ),
+)
 def approve(proposal_id: str) -> Response:
     """Mint what another admin proposed; what the ledger refuses ends the proposal."""
     outcome = mint_proposals.approve(services().database, services().terms, actor(), proposal_id)
@@ -65,6 +83,7 @@ def approve(proposal_id: str) -> Response:
 
 
 @routes.post("/<proposal_id>/reject")
+@documented({200: MintProposal}, body=ReasonRequest, errors=(*_ERRORS, "four_eyes_violation"))
 def reject(proposal_id: str) -> Response:
     """Reject a proposal, with the reason."""
     reason = parse_body(ReasonRequest).reason
@@ -74,6 +93,7 @@ def reject(proposal_id: str) -> Response:
 
 
 @routes.post("/<proposal_id>/withdraw")
+@documented({200: MintProposal}, errors=(*_ERRORS, "not_the_proposer"))
 def withdraw(proposal_id: str) -> Response:
     """Take one's own proposal back."""
     with services().database.transaction() as tx:

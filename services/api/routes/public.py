@@ -4,6 +4,8 @@ from flask import Blueprint, Response, request
 
 from services.api import limits
 from services.api.context import answer, count, require_feature, services
+from services.api.schemas.answers.payments import Packs, Pricing
+from shared.openapi.operations import documented
 from shared.operations import pricing
 
 routes = Blueprint("public", __name__)
@@ -16,6 +18,7 @@ def _let_in() -> None:
 
 
 @routes.get("/pricing")
+@documented({200: Pricing}, errors=("config_invalid",))
 def show_pricing() -> Response:
     """Show the pools, rates and tiers, and the mode that is in force."""
     with services().database.reading() as tx:
@@ -23,6 +26,7 @@ def show_pricing() -> Response:
 
 
 @routes.get("/packs")
+@documented({200: Packs}, errors=("config_invalid",))
 def show_packs() -> Response:
     """Show the credit packs on sale."""
     with services().database.reading() as tx:

@@ -12,15 +12,23 @@ from services.api.context import (
     services,
 )
 from services.api.routes.admin_access import admin_blueprint
+from services.api.schemas.answers.operations import (
+    LastReconciliation,
+    ReconciliationHead,
+    ReconciliationRun,
+    ReconciliationRuns,
+)
 from services.api.schemas.reconciliation import RunRequest, RunsQuery
 from services.api.waiting import wait_for
 from shared.ledger.commands import Outcome
+from shared.openapi.operations import documented
 from shared.reconciliation import runs, views
 
 routes = admin_blueprint("reconciliation")
 
 
 @routes.get("")
+@documented({200: LastReconciliation}, is_versioned=True)
 def show_last() -> Response:
     """Show when the books were last compared, and what was found; {} before the first time."""
     require_version()
@@ -29,6 +37,13 @@ def show_last() -> Response:
 
 
 @routes.post("/run")
+@documented(
+    {200: ReconciliationRun | ReconciliationHead, 202: ReconciliationRun | ReconciliationHead},
+    body=RunRequest,
+    is_body_optional=True,
+    takes={"Prefer": "wait=N: wait up to N seconds, 30 at most, for the run to be done."},
+    sends={"Location": "Where the run can be looked at."},
+)
 def run() -> Response:
     """Compare now: 202 with the job, or 200 if it ends within the time of ``Prefer: wait=N``.
 
@@ -52,6 +67,7 @@ def run() -> Response:
 
 
 @routes.get("/runs")
+@documented({200: ReconciliationRuns}, query=RunsQuery)
 def list_runs() -> Response:
     """List runs, newest first."""
     query = parse_query(RunsQuery)
@@ -61,6 +77,7 @@ def list_runs() -> Response:
 
 
 @routes.get("/runs/<run_id>")
+@documented({200: ReconciliationRun}, errors=("reconciliation_run_not_found",))
 def show_run(run_id: str) -> Response:
     """Show a run with what it has found so far."""
     with services().database.reading() as tx:

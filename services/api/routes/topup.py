@@ -7,9 +7,11 @@ from flask import Blueprint, Response, g, request
 
 from services.api import limits
 from services.api.context import answer, caller, count, guard, parse_body, services
+from services.api.schemas.answers.payments import PaymentTerms, TopUp
 from services.api.schemas.topups import TopUpRequest
 from shared.clock import to_wire
 from shared.errors import Refused
+from shared.openapi.operations import documented
 from shared.payments.packs import Pack, find_pack
 from shared.payments.policy import load_policy
 from shared.payments.quotes import Offer, find_quote, make_quote
@@ -19,10 +21,46 @@ from shared.payments.x402.terms import REQUIRED_HEADER, required_body, required_
 from shared.payments.x402.wire import Payment, payment_in, response_header
 
 routes = Blueprint("topup", __name__)
+_PAYMENTS = {
+    "PAYMENT-SIGNATURE": "A payment by x402 version 2, base64.",
+    "X-PAYMENT": "A payment by x402 version 1, base64.",
+}
+_RECEIPTS = {
+    REQUIRED_HEADER: "With 402: the terms for version 2, base64.",
+    "PAYMENT-RESPONSE": "With 201: the receipt for version 2, base64; for 1 X-PAYMENT-RESPONSE.",
+}
+_ERRORS = (
+    "amount_above_ceiling",
+    "amount_not_payable",
+    "amount_too_low",
+    "chain_unavailable",
+    "claim_not_signed",
+    "config_invalid",
+    "facilitator_unavailable",
+    "invalid_payment_header",
+    "invalid_transaction_hash",
+    "no_transfer",
+    "payment_abandoned",
+    "payment_replayed",
+    "topups_busy",
+    "transaction_failed",
+    "transaction_not_found",
+    "unknown_pack",
+    "unsupported_network",
+    "x402_not_configured",
+    "account_not_found",
+)
 routes.before_request(guard("member", limits.MEMBER))
 
 
 @routes.post("/topup")
+@documented(
+    {201: TopUp, 202: TopUp, 402: PaymentTerms},
+    body=TopUpRequest,
+    takes=_PAYMENTS,
+    sends=_RECEIPTS,
+    errors=_ERRORS,
+)
 def top_up() -> Response:
     """Buy credits by x402: ask for terms, pay them, or claim a transfer that was made before."""
     count(limits.TOPUP, "topup", caller().subject)

@@ -4,18 +4,38 @@ from flask import Response
 
 from services.api.context import actor, answer, parse_body, parse_query, services
 from services.api.routes.admin_access import admin_blueprint
+from services.api.schemas.answers.notifications import (
+    RemovedWebhook,
+    Webhook,
+    WebhookDeliveries,
+    WebhookDelivery,
+    Webhooks,
+    WebhookTest,
+    WebhookWithDeliveries,
+    WebhookWithSecret,
+)
 from services.api.schemas.requests import PageQuery
 from services.api.schemas.webhooks import WebhookChange, WebhookRequest
 from shared.notifications import deliveries, endpoints
 from shared.notifications.endpoints import Wanted
 from shared.notifications.keys import Keys
+from shared.openapi.operations import documented
 from shared.wiring import make_keys
 
+_ERRORS = (
+    "config_invalid",
+    "unknown_event_type",
+    "webhook_host_unknown",
+    "webhook_url_refused",
+    "webhooks_not_configured",
+)
+_UNKNOWN = "webhook_not_found"
 routes = admin_blueprint("webhooks_out")
 _LAST_DELIVERIES = 10
 
 
 @routes.post("")
+@documented({201: WebhookWithSecret}, body=WebhookRequest, errors=("too_many_webhooks", *_ERRORS))
 def create() -> Response:
     """Add an endpoint: 201 with its secret, which is shown this once."""
     wanted = Wanted(**parse_body(WebhookRequest).model_dump())
@@ -27,6 +47,7 @@ def create() -> Response:
 
 
 @routes.get("")
+@documented({200: Webhooks})
 def list_endpoints() -> Response:
     """List endpoints, oldest first."""
     with services().database.reading() as tx:
@@ -34,6 +55,7 @@ def list_endpoints() -> Response:
 
 
 @routes.get("/<endpoint_id>")
+@documented({200: WebhookWithDeliveries}, errors=(_UNKNOWN,))
 def show(endpoint_id: str) -> Response:
     """Show an endpoint with its last deliveries."""
     with services().database.reading() as tx:
@@ -43,6 +65,7 @@ def show(endpoint_id: str) -> Response:
 
 
 @routes.patch("/<endpoint_id>")
+@documented({200: Webhook}, body=WebhookChange, errors=(_UNKNOWN, *_ERRORS))
 def change(endpoint_id: str) -> Response:
     """Change an endpoint, disable it, or enable it again."""
     wanted = Wanted(**parse_body(WebhookChange).model_dump())
@@ -53,6 +76,7 @@ def change(endpoint_id: str) -> Response:
 
 
 @routes.delete("/<endpoint_id>")
+@documented({200: RemovedWebhook}, errors=(_UNKNOWN,))
 def remove(endpoint_id: str) -> Response:
     """Remove an endpoint and cancel what waits for it."""
     with services().database.transaction() as tx:
@@ -60,6 +84,7 @@ def remove(endpoint_id: str) -> Response:
 
 
 @routes.post("/<endpoint_id>/rotate-secret")
+@documented({200: WebhookWithSecret}, errors=(_UNKNOWN, "webhooks_not_configured"))
 def rotate_secret(endpoint_id: str) -> Response:
     """Give it a new secret, shown this once; the earlier one signs for a day more."""
     with services().database.transaction() as tx:
@@ -67,6 +92,7 @@ def rotate_secret(endpoint_id: str) -> Response:
 
 
 @routes.post("/<endpoint_id>/test")
+@documented({202: WebhookTest}, errors=(_UNKNOWN, "webhook_disabled"))
 def send_test(endpoint_id: str) -> Response:
     """Have it told of a test: 202, the workers deliver it."""
     with services().database.transaction() as tx:
@@ -74,6 +100,7 @@ def send_test(endpoint_id: str) -> Response:
 
 
 @routes.get("/<endpoint_id>/deliveries")
+@documented({200: WebhookDeliveries}, query=PageQuery, errors=(_UNKNOWN,))
 def list_deliveries(endpoint_id: str) -> Response:
     """List an endpoint's deliveries, newest first."""
     query = parse_query(PageQuery)
@@ -85,6 +112,7 @@ def list_deliveries(endpoint_id: str) -> Response:
 
 
 @routes.post("/deliveries/<delivery_id>/retry")
+@documented({202: WebhookDelivery}, errors=("delivery_not_found", "webhook_removed"))
 def retry(delivery_id: str) -> Response:
     """Have a delivery made again: 202, the workers do it."""
     with services().database.transaction() as tx:

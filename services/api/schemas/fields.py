@@ -3,7 +3,14 @@
 import json
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+)
 from pydantic.alias_generators import to_camel
 
 from shared.errors import Invalid
@@ -72,13 +79,36 @@ def _not_blank(value: str) -> str:
     return value
 
 
-MicroOrZero = Annotated[int, BeforeValidator(_amount)]
-Micro = Annotated[int, BeforeValidator(_amount), AfterValidator(_positive)]
+# What pydantic cannot tell of validators that are functions.
+_ZERO_OR_MORE = {
+    "type": "string",
+    "pattern": r"^(0|[1-9][0-9]{0,15})$",
+    "description": "Micro-USD as text of digits; 1 USD = 1,000,000.",
+    "examples": ["1000000"],
+}
+_MORE_THAN_ZERO = _ZERO_OR_MORE | {"pattern": r"^[1-9][0-9]{0,15}$"}
+_USD = {
+    "type": "string",
+    # Not "0", "0.0" ...: some digit is no zero.
+    "pattern": r"^([1-9][0-9]{0,9}(\.[0-9]{1,6})?|0\.0{0,5}[1-9]|0\.0{0,4}[1-9][0-9])$",
+    "description": "Dollars.",
+    "examples": ["25.00"],
+}
+_OBJECT = {
+    "anyOf": [{"type": "object"}, {"type": "null"}],
+    "description": "At most 4 KB of JSON.",
+}
+
+MicroOrZero = Annotated[int, BeforeValidator(_amount), WithJsonSchema(_ZERO_OR_MORE)]
+Micro = Annotated[
+    int, BeforeValidator(_amount), AfterValidator(_positive), WithJsonSchema(_MORE_THAN_ZERO)
+]
 OptionalMicro = Annotated[
     int | None,
     BeforeValidator(lambda value: None if value is None else _positive(_amount(value))),
+    WithJsonSchema({"anyOf": [_MORE_THAN_ZERO, {"type": "null"}]}),
 ]
-Dollars = Annotated[int, BeforeValidator(_dollars), AfterValidator(_positive)]
+Dollars = Annotated[int, BeforeValidator(_dollars), AfterValidator(_positive), WithJsonSchema(_USD)]
 Identifier = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(storable)]
 EntityId = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(storable)]
 Text = Annotated[str, Field(max_length=500), AfterValidator(storable)]
@@ -92,5 +122,5 @@ Reason = Annotated[
 Bps = Annotated[int, Field(ge=0, le=BPS_WHOLE)]
 Pool = Annotated[str, Field(pattern=_POOL)]
 Key = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(storable)]
-Metadata = Annotated[str | None, BeforeValidator(_small_object)]
+Metadata = Annotated[str | None, BeforeValidator(_small_object), WithJsonSchema(_OBJECT)]
 Ticker = Annotated[str, Field(pattern=r"^[A-Za-z0-9]{2,20}$")]

@@ -8,6 +8,15 @@ from services.api.schemas.fields import Dollars, Identifier, Reason, Request, Ti
 from shared.models.payments import PAYMENT_STATUSES
 
 MAX_TOPUP_MICRO = 10_000_000_000
+CREATION_ERRORS = (
+    "account_not_found",
+    "amount_above_ceiling",
+    "config_invalid",
+    "payment_outcome_unknown",
+    "payment_refused",
+    "payments_not_configured",
+    "provider_unavailable",
+)
 PaymentStatus = Annotated[str, Field(pattern=f"^({'|'.join(PAYMENT_STATUSES)})$")]
 
 
