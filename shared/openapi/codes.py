@@ -94,6 +94,7 @@ _ROWS: tuple[tuple[int, str, str], ...] = (
         "reservation_expired",
         "The hold ended too long ago to be settled; its credits are back.",
     ),
+    (404, "reconciliation_run_not_found", "There is no such run of the reconciliation."),
     (404, "reservation_not_found", "There is no such reservation."),
     (404, "revenue_rule_not_found", "There is no such revenue rule."),
     (404, "webhook_not_found", "There is no such webhook."),

@@ -277,8 +277,8 @@ class Rehearsed(Answer):
 class LastReconciliation(Answer):
     """When the books were last compared, and what was found; before the first time, nothing."""
 
-    last_reconciliation_at: str | None = None
-    result: dict[str, Any] = {}
+    last_reconciliation_at: str | None
+    result: dict[str, Any]
 
 
 class ReconciliationHead(Answer):
