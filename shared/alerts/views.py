@@ -7,11 +7,11 @@ from sqlalchemy import Row, bindparam, func, select, update
 from shared.alerts.evaluating import Found, look, target_of
 from shared.alerts.rules import RULES, Rule, condition
 from shared.clock import to_wire
-from shared.database import Tx
+from shared.database import Database, Tx
 from shared.errors import NotFound
 from shared.models.alerts import Alert
 from shared.operations import ticks
-from shared.operations.audit import Actor, AuditFilter, list_rows, record
+from shared.operations.audit import Actor, AuditFilter, list_rows, noting_refusals, record
 
 
 def show_alerts(tx: Tx) -> dict[str, Any]:
@@ -61,21 +61,26 @@ def list_history(tx: Tx, *, limit: int, before: str | None = None) -> dict[str, 
 
 
 def acknowledge(
-    tx: Tx, actor: Actor, name: str, *, subject: str = "", reason: str
+    database: Database, actor: Actor, name: str, *, subject: str = "", reason: str
 ) -> dict[str, Any]:
-    """Note that *actor* has seen an alert; it fires on. Raises NotFound (``alert_not_firing``)."""
-    seen = {"acknowledged_by": actor.id, "acknowledged_at": tx.now}
-    if not tx.run(_ACKNOWLEDGE.values(**seen), named=name, about=subject):
-        raise NotFound("No such alert fires.", code="alert_not_firing")
-    details = {"name": name, "subject": subject, "reason": reason}
-    target = target_of(name, subject)
-    record(tx, actor, "alert_acknowledged", target_type="alert", target_id=target, details=details)
-    return {
-        "name": name,
-        "subject": subject,
-        "acknowledgedBy": actor.id,
-        "acknowledgedAt": to_wire(tx.now),
-    }
+    """Note that *actor* has seen an alert; it fires on.
+
+    Raises NotFound (``alert_not_firing``); that is audited too.
+    """
+    about: dict[str, Any] = {"target_type": "alert", "target_id": target_of(name, subject)}
+    noting = noting_refusals(database, actor, "alert_acknowledge", **about)
+    with noting, database.transaction() as tx:
+        seen = {"acknowledged_by": actor.id, "acknowledged_at": tx.now}
+        if not tx.run(_ACKNOWLEDGE.values(**seen), named=name, about=subject):
+            raise NotFound("No such alert fires.", code="alert_not_firing")
+        details = {"name": name, "subject": subject, "reason": reason}
+        record(tx, actor, "alert_acknowledge", details=details, **about)
+        return {
+            "name": name,
+            "subject": subject,
+            "acknowledgedBy": actor.id,
+            "acknowledgedAt": to_wire(tx.now),
+        }
 
 
 def _height(one: Found) -> float:

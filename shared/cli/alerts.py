@@ -75,8 +75,8 @@ def acknowledge(
     Example:
         arrakis alerts acknowledge dlq_depth --reason "the provider is down, ticket 7"
     """
-    with Database(settings.database_url).transaction() as tx:
-        found = views.acknowledge(tx, operator(), name, subject=subject, reason=reason)
+    database = Database(settings.database_url)
+    found = views.acknowledge(database, operator(), name, subject=subject, reason=reason)
     tell(found, is_json=is_json, text=f"{name} is acknowledged by {found['acknowledgedBy']}.")
 
 

@@ -34,6 +34,7 @@ def list_history() -> Response:
 def acknowledge(name: str) -> Response:
     """Note that an admin has seen it; it fires on until its cause is gone."""
     body = parse_body(AcknowledgeRequest)
-    with services().database.transaction() as tx:
-        seen = views.acknowledge(tx, actor(), name, subject=body.subject, reason=body.reason)
-    return answer(seen)
+    database = services().database
+    return answer(
+        views.acknowledge(database, actor(), name, subject=body.subject, reason=body.reason)
+    )
