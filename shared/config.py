@@ -49,6 +49,7 @@ class CommonSettings(BaseModel):
     database_url: str = DEFAULT_DATABASE_URL
     redis_url: str = DEFAULT_REDIS_URL
     arrakis_log_level: str = "INFO"
+    otel_exporter_otlp_endpoint: str = ""
     arrakis_database_pool: int = Field(default=20, ge=1, le=200)
     billing_ceiling_micro: int = Field(default=DEFAULT_CEILING_MICRO, ge=1, le=MAX_AMOUNT_MICRO)
 

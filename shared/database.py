@@ -3,17 +3,16 @@
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, Text, bindparam, create_engine, event
+from sqlalchemy import ColumnElement, Connection, Row, Text, bindparam
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.engine import Dialect, make_url
+from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
@@ -23,25 +22,13 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 from tenacity import Retrying, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
+from shared import tracing
 from shared.clock import Clock, system_clock
+from shared.engine import READ_ONLY, make_engine, statements_of
 from shared.errors import Unavailable
 
 T = TypeVar("T")
 
-_READ_ONLY = "arrakis_read_only"
-_POSTGRES_OPTIONS = (
-    "-c timezone=UTC -c statement_timeout=30000 -c lock_timeout=2000"
-    " -c idle_in_transaction_session_timeout=30000"
-)
-_BUSY_TIMEOUT_MS = 5_000  # behaviour 30; whole transactions are tried three times
-# A host that vanished without a word is noticed within seconds, not after the kernel's two hours.
-_POSTGRES_SOCKET = {
-    "connect_timeout": 5,
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,
-}
 _BUSY_STATES = {"55P03", "57014"}  # lock_not_available, query_canceled
 _UNIQUE_STATE = "23505"
 _SQLITE_UNIQUE = {"SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"}
@@ -121,7 +108,7 @@ class Database:
         pool_size: int = 20,
         after_commit: Sequence[Callable[[Tx], None]] = (),
     ) -> None:
-        self.engine = _make_engine(url, pool_size)
+        self.engine = make_engine(url, pool_size)
         self.clock = clock
         self._after_commit = tuple(after_commit)
 
@@ -138,24 +125,29 @@ class Database:
         default two seconds), Unavailable if the database is away or refused to go on; then nothing
         can be said of a commit that had already begun, so callers repeat by key.
         """
-        with _translated(), self.engine.begin() as connection:
+        with _translated(), self._traced("transaction") as span, self.engine.begin() as connection:
+            before = statements_of(connection)
             if lock_timeout_ms is not None and not self.is_sqlite:
                 connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(lock_timeout_ms)}")
             tx = Tx(connection, self.clock(), self.clock)
             yield tx
+            span.note(statements=statements_of(connection) - before)
         for tell in self._after_commit:
             tell(tx)
 
     @contextmanager
     def reading(self) -> Iterator[Tx]:
         """Open a transaction for reading only: it takes no lock and never waits for a writer."""
-        with _translated(), self.engine.connect() as raw:
-            options: dict[str, Any] = {_READ_ONLY: True}
+        with _translated(), self._traced("reading"), self.engine.connect() as raw:
+            options: dict[str, Any] = {READ_ONLY: True}
             if not self.is_sqlite:  # one snapshot for all statements, as SQLite has it anyway
                 options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
             connection = raw.execution_options(**options)
             with connection.begin():
                 yield Tx(connection, self.clock(), self.clock)
+
+    def _traced(self, name: str) -> AbstractContextManager[tracing.Span]:
+        return tracing.span(name, kind="client", **{"db.system.name": self.engine.dialect.name})
 
     def dispose(self) -> None:
         """Close every pooled connection."""
@@ -208,6 +200,7 @@ def patiently(operation: Callable[[], T]) -> T:
         retry=retry_if_exception(_is_worth_repeating),
         stop=stop_after_attempt(3),
         wait=wait_random_exponential(multiplier=0.02, max=0.3),
+        before_sleep=lambda state: tracing.note(retries=state.attempt_number),
         reraise=True,
     )
     return retrying(operation)
@@ -219,47 +212,6 @@ def _is_worth_repeating(error: BaseException) -> bool:
         name = getattr(error.orig, "sqlite_errorname", None)
         return state == _UNIQUE_STATE or name in _SQLITE_UNIQUE
     return isinstance(error, Unavailable) and not isinstance(error, DatabaseBusy)
-
-
-def _make_engine(url: str, pool_size: int) -> Engine:
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        if parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(
-            parsed,
-            pool_size=pool_size,
-            max_overflow=0,
-            hide_parameters=True,
-            connect_args={"isolation_level": None, "timeout": _BUSY_TIMEOUT_MS / 1000},
-        )
-        event.listen(engine, "connect", _configure_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-        return engine
-    return create_engine(
-        parsed,
-        pool_size=pool_size,
-        max_overflow=0,
-        pool_timeout=5,
-        pool_recycle=1800,
-        connect_args={"options": _POSTGRES_OPTIONS, **_POSTGRES_SOCKET},
-        hide_parameters=True,  # logs and stored errors must not carry keys and amounts
-    )
-
-
-def _configure_sqlite(connection: Any, _record: object) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")  # a commit that was answered survives a power cut
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
-    cursor.close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # The driver's own BEGIN is off: a deferred one lets two readers fail when both come to write.
-    reads = connection.get_execution_options().get(_READ_ONLY, False)
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 class TextSet(TypeDecorator[Sequence[str]]):

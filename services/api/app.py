@@ -28,6 +28,7 @@ from services.api.routes import (
     topup,
     webhooks_out,
 )
+from shared import tracing
 from shared.balance_cache import BalanceCache
 from shared.config import ApiSettings
 from shared.database import Database
@@ -62,6 +63,7 @@ def create_app(settings: ApiSettings, database: Database, balances: BalanceCache
     )
     app.before_request(_begin)
     app.after_request(_end)
+    app.teardown_request(_forget)
     errors.register(app)
     # All three bases are in use by services that are deployed (contract 4).
     for base in ("/api/internal", "/api/internal/billing", "/api/billing/internal"):
@@ -85,6 +87,8 @@ def create_app(settings: ApiSettings, database: Database, balances: BalanceCache
 
 
 def _begin() -> None:
+    g.tracing = tracing.serving(_route(), request.method, request.headers.get("traceparent"))
+    g.span = g.tracing.__enter__()
     correlation.begin(new_id(services().database.clock()))
     g.started = time.perf_counter()
 
@@ -93,7 +97,8 @@ def _end(response: Response) -> Response:
     correlation.tell(response)
     for name, value in g.get("allowance_headers", {}).items():
         response.headers.setdefault(name, value)
-    route = request.url_rule.rule if request.url_rule else "unknown"
+    route = _route()
+    tracing.answered(g.span, response.status_code, **correlation.touched())
     seconds = time.perf_counter() - g.started
     REQUESTS.labels("api", route, response.status_code).inc()
     REQUEST_SECONDS.labels("api", route).observe(seconds)
@@ -106,6 +111,15 @@ def _end(response: Response) -> Response:
         **correlation.touched(),
     )
     return response
+
+
+def _forget(_error: BaseException | None) -> None:
+    if "tracing" in g:
+        g.pop("tracing").__exit__(None, None, None)
+
+
+def _route() -> str:
+    return request.url_rule.rule if request.url_rule else "unknown"
 
 
 @described_by(receiver.METRICS)

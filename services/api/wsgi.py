@@ -1,7 +1,7 @@
 """The API's process: granian serves ``app``."""
 
 from services.api.app import create_app
-from shared import schema
+from shared import schema, tracing
 from shared.alerts.counts import Recorder
 from shared.balance_cache import BalanceCache
 from shared.config import ApiSettings, load_settings
@@ -12,6 +12,7 @@ from shared.observability import configure_logging
 settings = load_settings(ApiSettings)
 configure_logging("api", settings.arrakis_log_level, secret_values=settings.secret_values())
 balances = BalanceCache(settings.redis_url)
+tracing.start("api", settings.otel_exporter_otlp_endpoint)
 database = Database(
     settings.database_url,
     pool_size=settings.arrakis_database_pool,

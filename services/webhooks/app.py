@@ -10,6 +10,7 @@ from sqlalchemy import text
 from werkzeug.exceptions import HTTPException
 
 from services.webhooks.routes import routes
+from shared import tracing
 from shared.clock import system_clock
 from shared.config import WebhookSettings
 from shared.database import Database
@@ -31,6 +32,7 @@ def create_app(settings: WebhookSettings, database: Database) -> Flask:
     app.add_url_rule("/metrics", "metrics", _metrics)
     app.before_request(_begin)
     app.after_request(_end)
+    app.teardown_request(_forget)
     app.register_error_handler(HTTPException, _answer_http)
     app.register_error_handler(Exception, _answer_bug)
     return app
@@ -50,6 +52,8 @@ def _metrics() -> Response:
 
 
 def _begin() -> None:
+    g.tracing = tracing.serving(_route(), request.method, request.headers.get("traceparent"))
+    g.span = g.tracing.__enter__()
     g.started = time.perf_counter()
     g.request_id = offered_id(request.headers.get("X-Request-Id")) or new_id(system_clock())
     correlation_id = offered_id(request.headers.get("X-Correlation-Id")) or g.request_id
@@ -60,7 +64,8 @@ def _begin() -> None:
 
 
 def _end(response: Response) -> Response:
-    route = request.url_rule.rule if request.url_rule else "unknown"
+    route = _route()
+    tracing.answered(g.span, response.status_code)
     seconds = time.perf_counter() - g.started
     response.headers["X-Request-Id"] = g.request_id
     REQUESTS.labels("webhooks", route, response.status_code).inc()
@@ -73,6 +78,15 @@ def _end(response: Response) -> Response:
         ms=round(seconds * 1000, 2),
     )
     return response
+
+
+def _forget(_error: BaseException | None) -> None:
+    if "tracing" in g:
+        g.pop("tracing").__exit__(None, None, None)
+
+
+def _route() -> str:
+    return request.url_rule.rule if request.url_rule else "unknown"
 
 
 def _answer_http(error: HTTPException) -> Response:

@@ -7,6 +7,7 @@ from services.workers.app import install
 from services.workers.schedule import beat_schedule
 from services.workers.watchdog import Watchdog
 from services.workers.work import Work
+from shared import tracing
 from shared.alerts.counts import Recorder
 from shared.balance_cache import BalanceCache
 from shared.config import WorkerSettings, load_settings
@@ -19,6 +20,7 @@ from shared.observability import HINTS, configure_logging, process_registry
 from shared.wiring import make_cashier, make_desk, make_intake, make_keys
 
 settings = load_settings(WorkerSettings)
+tracing.start("worker", settings.otel_exporter_otlp_endpoint)
 database = Database(
     settings.database_url,
     pool_size=settings.arrakis_database_pool,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from services.workers.schedule import EVERY_SECONDS
+from shared import tracing
 from shared.alerts import counts, evaluating
 from shared.campaigns import lifecycle, working
 from shared.errors import Unavailable
@@ -105,7 +106,9 @@ class Work:
         began = time.perf_counter()
         total, outcome = 0, "crash"
         try:
-            total = self._rounds(name, began)
+            with tracing.span(f"run {name.value}", kind="consumer", items=0) as span:
+                total = self._rounds(name, began)
+                span.note(items=total)
             outcome = "ok"
         except Unavailable as error:
             outcome = "unavailable"

@@ -12,6 +12,7 @@ from functools import partial
 
 import structlog
 
+from shared import tracing
 from shared.database import Database, DatabaseBusy, patiently
 from shared.errors import ArrakisError, Unavailable
 from shared.ledger.book import post
@@ -28,7 +29,7 @@ _ALONE_LOCK_TIMEOUT_MS = 250  # the batch has waited already; now a locked accou
 class _Call:
     """One caller's commands, its outcomes, and the signal that either is there or it must lead."""
 
-    __slots__ = ("commands", "error", "leads", "outcomes", "signal")
+    __slots__ = ("commands", "error", "leads", "outcomes", "signal", "trace")
 
     def __init__(self, commands: Sequence[Command]) -> None:
         self.commands = commands
@@ -36,6 +37,7 @@ class _Call:
         self.error: BaseException | None = None
         self.leads = False
         self.signal = threading.Event()
+        self.trace = tracing.here()
 
 
 class Executor:
@@ -88,7 +90,13 @@ class Executor:
         with self._lock:
             batch = self._take_batch()
         try:
-            self._run(batch)
+            with tracing.span(
+                "ledger batch",
+                links=[call.trace for call in batch],
+                calls=len(batch),
+                commands=sum(len(call.commands) for call in batch),
+            ):
+                self._run(batch)
         finally:
             with self._lock:
                 if self._waiting:

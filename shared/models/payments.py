@@ -186,5 +186,6 @@ class WebhookEvent(Job, Base):
     # ``notice`` is the authenticated reading; ``raw_body`` what came over the wire.
     notice: Mapped[str]
     raw_body: Mapped[bytes] = mapped_column(LargeBinary)
+    traceparent: Mapped[str | None]
     outcome: Mapped[str | None]
     received_at: Mapped[datetime] = mapped_column(server_default=NOW)

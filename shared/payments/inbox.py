@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 from sqlalchemy import bindparam, text
 
+from shared import tracing
 from shared.database import Message, Tx
 from shared.ids import new_id
 from shared.messaging import TaskName
@@ -54,6 +55,7 @@ def store_notice(
         "status": status,
         "notice": json.dumps(notice, ensure_ascii=True),
         "raw_body": raw_body,
+        "traceparent": tracing.here(),
         "received_at": tx.now,
         "due_at": tx.now,
     }
@@ -79,6 +81,7 @@ _COLUMNS = (
     "status",
     "notice",
     "raw_body",
+    "traceparent",
     "received_at",
     "due_at",
 )

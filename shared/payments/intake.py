@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from sqlalchemy import and_, select, text, update
 
-from shared import jobs
+from shared import jobs, tracing
 from shared.database import Database, DatabaseBusy, Message, Tx, member_of, patiently
 from shared.errors import Unavailable
 from shared.ledger.book import post
@@ -149,6 +149,7 @@ def _work(
             return steps
 
     for step in patiently(once):
+        _trace(step)
         WEBHOOKS.labels(step.event.provider, step.outcome).inc()
         log.info(
             "notice_processed",
@@ -161,6 +162,21 @@ def _work(
             account_id=step.payment["account_id"] if step.payment else None,
             lot_ids=[command.lot_id for command in step.commands],
         )
+
+
+def _trace(step: Step) -> None:
+    """Tell in the trace of the notice's request what became of it, and by which run."""
+    with tracing.span(
+        "notice processed",
+        kind="consumer",
+        parent=step.event.traceparent,
+        links=[tracing.here()],
+        event_id=step.event.id,
+        outcome=step.outcome,
+        payment_id=step.payment["id"] if step.payment else None,
+        lot_ids=[command.lot_id for command in step.commands],
+    ):
+        pass
 
 
 def retry_parked(database: Database) -> int:

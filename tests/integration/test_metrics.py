@@ -21,6 +21,7 @@ ROUTE = {"service": "api", "route": HEALTH, "status": "200"}
 
 def documented() -> set[tuple[str, str, str, str]]:
     text = (ROOT / "docs" / "metrics.md").read_text().partition("<!-- metrics -->")[2]
+    text = text.partition("\n## ")[0]
     rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| `")]
     return {(row[0].strip(" `"), *(one.strip() for one in row[1:4])) for row in rows}  # type: ignore[misc]
 

@@ -20,6 +20,7 @@ from tenacity import (
 )
 from tenacity.wait import wait_random_exponential
 
+from shared import tracing
 from shared.observability import PROVIDER_CALLS, PROVIDER_SECONDS
 from shared.payments.providers.breaker import Breaker
 from shared.payments.providers.exchange import Answer, NeverSent, NoWholeAnswer, exchange
@@ -96,7 +97,11 @@ class Caller:
         began = time.perf_counter()
         outcome, status = "error", None
         try:
-            answer = self._guarded(call, seconds)
+            with tracing.span(
+                f"{self._provider} {call.name}", kind="client", provider=self._provider
+            ) as span:
+                answer = self._guarded(call, seconds)
+                span.note(**{"http.response.status_code": answer.status})
         except (ProviderAway, OutcomeUnknown) as error:
             outcome = _OUTCOMES[type(error)]
             raise
