@@ -60,7 +60,7 @@ class Courier:
         """Take a batch of due deliveries on its way; return how many.
 
         Waits two seconds at the most: a slow endpoint's thread goes on, and until it is done that
-        endpoint is left out.
+        endpoint is left out. Raises Unavailable if something is due and there is no secret to sign.
         """
         with self._lock:
             claims = self._claim()
@@ -88,6 +88,7 @@ class Courier:
                     owners |= {row.id: endpoint.id for row in due}
         if not owners:
             return {}
+        self._keys.require()  # before the claim: without a secret no try is made, and none counted
         held = jobs.claim(self._database, Delivery, limit=len(owners), only=list(owners))
         claimed = defaultdict(list)
         for one in held.ids:

@@ -6,7 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from shared.clock import from_stored, to_wire
-from shared.errors import Conflict
+from shared.errors import Conflict, Unavailable
 from shared.notifications import deliveries, endpoints
 from shared.notifications.endpoints import Wanted
 from shared.notifications.keys import OVERLAP_SECONDS, Keys
@@ -137,8 +137,9 @@ def test_a_dead_letter_that_cannot_be_rehearsed_says_so_and_can_be_resolved(post
     with pytest.raises(Conflict) as refused:
         dead_letters.rehearse(intake_of(post.ledger.database), letter)
     assert refused.value.code == "not_retryable"
-    with post.ledger.database.transaction() as tx:
-        closed = dead_letters.resolve(tx, OPERATOR, letter, reason="told by telephone")
+    closed = dead_letters.resolve(
+        post.ledger.database, OPERATOR, letter, reason="told by telephone"
+    )
     assert closed["status"] == "completed"
 
 
@@ -231,6 +232,19 @@ def test_both_secrets_sign_during_a_rotation_of_the_environment(post: Post) -> N
     assert verified(request, made["secret"])
     assert verified(request, new.secret(made["endpointId"], 1))
     assert not is_signed_with(request, new.secret(made["endpointId"], 2))
+
+
+def test_without_a_secret_nothing_is_tried_and_nothing_is_lost(post: Post) -> None:
+    post.endpoint()
+    off = post.courier_with(Keys(""))
+    assert off.deliver() == 0
+    post.emit()
+    with pytest.raises(Unavailable) as refused:
+        off.deliver()
+    assert refused.value.code == "webhooks_not_configured"
+    assert post.deliveries() == [("new", None, 0, None)]
+    assert post.courier.deliver() == 1
+    assert post.deliveries() == [("done", "delivered", 1, 204)]
 
 
 def test_an_endpoints_earlier_secret_signs_for_a_day_after_a_new_one(post: Post) -> None:
