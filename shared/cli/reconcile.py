@@ -126,5 +126,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
             lines.append(f"        {finding['proposal']}")
     if "timestamp" in result:
         verdict = "The books are right." if result["passed"] else "Something is wrong."
+        if result["notChecked"]:
+            verdict += f" Not checked: {', '.join(result['notChecked'])}."
         lines.append(f"{result['timestamp']}: {verdict}")
     return lines
