@@ -10,11 +10,14 @@ import pytest
 
 from deploy.simulator.wallet import address_of, key_named, read_header, twin_of, write_header
 from shared.errors import Conflict, Unavailable
+from shared.notifications import deliveries, endpoints
+from shared.notifications.endpoints import Wanted
 from shared.payments.quotes import find_quote
 from shared.payments.settling import settle
 from shared.payments.x402.wire import payment_in
 from tests.front_door import rows, snapshot
 from tests.shop import FIVE, M, Shop, at_once
+from tests.webhooks_out import KEYS, OPERATOR
 from tests.x402_harness import OTHER, PAYER, PAYER_KEY, SHOP
 
 ANSWER_HEADERS = {1: "X-PAYMENT-RESPONSE", 2: "PAYMENT-RESPONSE"}
@@ -41,6 +44,17 @@ def test_terms_are_told_paid_and_credited_once(shop: Shop, version: int) -> None
     lot = rows(shop.api, "SELECT source_id FROM credit_lots WHERE id = :id", id=told["lotId"])
     assert lot == [(f"x402-{told['transaction']}",)]
     assert shop.x402.balance(SHOP) == 5 * M
+
+
+def test_whoever_subscribed_is_told_of_a_top_up(shop: Shop) -> None:
+    with shop.api.database.transaction() as tx:
+        wanted = Wanted(url="http://127.0.0.1:9/", event_types=["account.deposit_credited"])
+        made = endpoints.create(tx, OPERATOR, KEYS, wanted)
+    lot = shop.pay().json()["lotId"]
+    with shop.api.database.transaction() as tx:
+        found = deliveries.list_deliveries(tx, made["endpointId"], limit=10)["deliveries"]
+        endpoints.remove(tx, OPERATOR, made["endpointId"])
+    assert [(one["data"]["lotId"], one["data"]["source"]) for one in found] == [(lot, "x402")]
 
 
 @pytest.mark.parametrize("version", [1, 2])
