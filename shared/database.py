@@ -1,24 +1,29 @@
 """The database: the engine, the only commit in the code, and all that SQLite does differently."""
 
-import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
+<<<<<<< HEAD
 from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Row, Text, bindparam
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import Dialect
+=======
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from sqlalchemy import Connection, Engine, Row, create_engine, event
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine import make_url
+>>>>>>> 766149e (A batch is written in one statement on PostgreSQL, lists go over as literals, and notices end in sets)
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import Executable
-from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import TypeDecorator, TypeEngine
 from tenacity import Retrying, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
@@ -26,6 +31,7 @@ from shared import tracing
 from shared.clock import Clock, system_clock
 from shared.engine import READ_ONLY, make_engine, statements_of
 from shared.errors import Unavailable
+from shared.parameters import array_literal
 
 T = TypeVar("T")
 
@@ -214,48 +220,92 @@ def _is_worth_repeating(error: BaseException) -> bool:
     return isinstance(error, Unavailable) and not isinstance(error, DatabaseBusy)
 
 
+<<<<<<< HEAD
 class TextSet(TypeDecorator[Sequence[str]]):
     """A list of texts as one parameter: an array on PostgreSQL, JSON on SQLite."""
+=======
+def _make_engine(url: str, pool_size: int) -> Engine:
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        if parsed.database:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(
+            parsed,
+            pool_size=pool_size,
+            max_overflow=0,
+            hide_parameters=True,
+            connect_args={"isolation_level": None, "timeout": _BUSY_TIMEOUT_MS / 1000},
+        )
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    return create_engine(
+        parsed,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=5,
+        pool_recycle=1800,
+        connect_args={"options": _POSTGRES_OPTIONS, **_POSTGRES_SOCKET},
+        hide_parameters=True,  # logs and stored errors must not carry keys and amounts
+    )
 
-    impl = Text
-    cache_ok = True
 
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        return dialect.type_descriptor(Text() if dialect.name == "sqlite" else ARRAY(Text))
-
-    def process_bind_param(self, value: Sequence[str] | None, dialect: Dialect) -> Any:
-        texts = list(value or ())
-        return json.dumps(texts) if dialect.name == "sqlite" else texts
-
-
-class _MemberOf(FunctionElement[bool]):
-    inherit_cache = True
+def _configure_sqlite(connection: Any, _record: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")  # a commit that was answered survives a power cut
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+    cursor.close()
 
 
-def member_of(column: Any, parameter: str) -> ColumnElement[bool]:
-    """Return the condition that *column* is one of the texts given as *parameter*.
+def _begin_sqlite(connection: Connection) -> None:
+    # The driver's own BEGIN is off: a deferred one lets two readers fail when both come to write.
+    reads = connection.get_execution_options().get(_READ_ONLY, False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
-    One parameter whatever the number of texts, so the statement is prepared once.
+
+@dataclass(frozen=True)
+class Write:
+    """Rows of one table to be written: all name the same columns.
+>>>>>>> 766149e (A batch is written in one statement on PostgreSQL, lists go over as literals, and notices end in sets)
+
+    ``insert`` them; ``update`` the other columns of the rows that *key* names, where those in
+    *added* grow by the value; or ``upsert``: insert them, or update where *key* is there already.
     """
-    return _MemberOf(column, bindparam(parameter, type_=TextSet()))
+
+    verb: Literal["insert", "update", "upsert"]
+    table: Any
+    rows: Sequence[Mapping[str, Any]]
+    key: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
 
 
-@compiles(_MemberOf, "postgresql")
-def _member_of_postgresql(element: Any, compiler: Any, **options: Any) -> str:
-    column, values = element.clauses
-    return f"{compiler.process(column, **options)} = ANY ({compiler.process(values, **options)})"
+def write(tx: Tx, writes: Sequence[Write]) -> None:
+    """Carry out *writes*, no two of which touch one row, in as few statements as possible.
 
-
-@compiles(_MemberOf, "sqlite")
-def _member_of_sqlite(element: Any, compiler: Any, **options: Any) -> str:
-    column, values = element.clauses
-    listed = f"SELECT value FROM json_each({compiler.process(values, **options)})"
-    return f"{compiler.process(column, **options)} IN ({listed})"
+    On PostgreSQL one, with a CTE each: references between them are checked at its end.
+    """
+    wanted = [one for one in writes if one.rows]
+    if tx.connection.dialect.name == "sqlite":
+        for one in wanted:
+            text, binders = _sqlite_write(one.table, *_form(one))
+            tx.connection.exec_driver_sql(
+                text, [{n: b(r[n]) if b else r[n] for n, b in binders} for r in one.rows]
+            )
+    elif wanted:
+        text = _postgres_writes(tuple((one.table, *_form(one)) for one in wanted))
+        parameters = {
+            f"{name}{place}": array_literal([row[name] for row in one.rows])
+            for place, one in enumerate(wanted)
+            for name in one.rows[0]
+        }
+        tx.connection.exec_driver_sql(text, parameters)
 
 
 def insert_rows(tx: Tx, table: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert *rows*, which all name the same columns, with one statement."""
-    _write(tx, table, rows, "insert")
+    write(tx, [Write("insert", table, rows)])
 
 
 def update_rows(
@@ -267,36 +317,18 @@ def update_rows(
     added: tuple[str, ...] = (),
 ) -> None:
     """Set the other columns of the rows that *key* names; those in *added* grow by the value."""
-    _write(tx, table, rows, "update", key=key, added=added)
+    write(tx, [Write("update", table, rows, key, added)])
 
 
 def upsert_rows(
     tx: Tx, table: Any, rows: Sequence[Mapping[str, Any]], *, key: tuple[str, ...]
 ) -> None:
     """Insert *rows*, or set their other columns where *key* is there already."""
-    _write(tx, table, rows, "upsert", key=key)
+    write(tx, [Write("upsert", table, rows, key)])
 
 
-def _write(
-    tx: Tx,
-    table: Any,
-    rows: Sequence[Mapping[str, Any]],
-    verb: str,
-    *,
-    key: tuple[str, ...] = (),
-    added: tuple[str, ...] = (),
-) -> None:
-    if not rows:
-        return
-    names = tuple(rows[0])
-    if tx.connection.dialect.name == "sqlite":
-        text, binders = _sqlite_write(table, names, key, verb, added)
-        tx.connection.exec_driver_sql(
-            text, [{n: b(r[n]) if b else r[n] for n, b in binders} for r in rows]
-        )
-    else:
-        text = _postgres_write(table, names, key, verb, added)
-        tx.connection.exec_driver_sql(text, {n: [r[n] for r in rows] for n in names})
+def _form(one: Write) -> tuple[tuple[str, ...], tuple[str, ...], str, tuple[str, ...]]:
+    return tuple(one.rows[0]), one.key, one.verb, one.added
 
 
 @lru_cache(maxsize=256)
@@ -319,11 +351,16 @@ def _sqlite_write(
 
 
 @lru_cache(maxsize=256)
-def _postgres_write(
-    table: Any, names: tuple[str, ...], key: tuple[str, ...], verb: str, added: tuple[str, ...]
-) -> str:
+def _postgres_writes(writes: tuple[Any, ...]) -> str:
+    *others, last = [_postgres_write(place, one) for place, one in enumerate(writes)]
+    named = [f"w{place} AS ({one})" for place, one in enumerate(others)]
+    return f"WITH {', '.join(named)} {last}" if named else last
+
+
+def _postgres_write(place: int, one: tuple[Any, ...]) -> str:
+    table, names, key, verb, added = one
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call] # untyped in SQLAlchemy
-    arrays = ", ".join(f"%({n})s::{table.c[n].type.compile(dialect)}[]" for n in names)
+    arrays = ", ".join(f"%({n}{place})s::{table.c[n].type.compile(dialect)}[]" for n in names)
     listed = ", ".join(names)
     if verb == "update":
         changes = ", ".join(

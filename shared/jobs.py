@@ -13,7 +13,8 @@ from typing import Any
 from sqlalchemy import or_, select, update
 
 from shared.clock import add_seconds
-from shared.database import Database, Tx, member_of
+from shared.database import Database, Tx
+from shared.parameters import member_of
 
 LEASE_SECONDS = 60
 _AWAY_SECONDS = 2

@@ -15,7 +15,7 @@ from sqlalchemy import Row, bindparam, select, text
 
 from shared.campaigns import lifecycle
 from shared.campaigns.lists import free_budget, require_active
-from shared.database import Database, Tx, insert_rows, member_of, patiently, update_rows
+from shared.database import Database, Tx, insert_rows, patiently, update_rows
 from shared.errors import ArrakisError, Conflict, NotFound, Refused
 from shared.ids import new_id
 from shared.jobs import finished
@@ -25,6 +25,7 @@ from shared.ledger.terms import Terms, TermsCache
 from shared.models.campaigns import Campaign, Grant, GrantBatch, GrantItem
 from shared.models.ledger import GENERAL_POOL
 from shared.operations.audit import Actor
+from shared.parameters import member_of
 
 WORKER = Actor("system", "grant-lists")
 

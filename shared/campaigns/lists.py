@@ -14,13 +14,14 @@ from sqlalchemy import Row, select, text
 
 from shared.campaigns import formulas, lifecycle
 from shared.campaigns.formulas import Formula
-from shared.database import Message, Tx, insert_rows, member_of
+from shared.database import Message, Tx, insert_rows
 from shared.errors import Conflict, Invalid, NotFound, Refused
 from shared.ids import new_id
 from shared.ledger.commands import Outcome
 from shared.messaging import TaskName
 from shared.models.campaigns import Grant, GrantBatch, GrantItem
 from shared.operations.audit import Actor
+from shared.parameters import member_of
 
 BATCH_MAX = 1_000
 LIST_MAX = 100_000

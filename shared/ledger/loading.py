@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import and_, bindparam, func, literal_column, null, select, text
 
-from shared.database import Tx, member_of
+from shared.database import Tx
 from shared.ledger.commands import (
     Adjust,
     Command,
@@ -48,6 +48,7 @@ from shared.models.ledger import (
     ReservationLot,
 )
 from shared.models.types import UtcTime
+from shared.parameters import TextSet, member_of
 
 _OF_ACCOUNTS = (Mint, Reserve, Refund, Revoke, Adjust, ExpireLot)
 _OF_HOLDS = (Extend, Finalize, Release, ExpireHold)
@@ -254,7 +255,13 @@ def _spendable_rows(tx: Tx, pairs: Sequence[tuple[str, str]], limit: int) -> lis
         ]
     accounts, pools = [a for a, _ in pairs], [p for _, p in pairs]
     return list(
-        tx.all(_SPENDABLE_POSTGRES, accounts=accounts, pools=pools, now=tx.now, limit=limit)
+        tx.all(
+            _SPENDABLE_POSTGRES,
+            accounts=accounts,
+            pools=pools,
+            now=tx.now,
+            limit=limit,
+        )
     )
 
 
@@ -362,19 +369,20 @@ _BRANCHES = """
 """
 
 
-def _spendable_statement(template: str, match: str) -> Any:
+def _spendable_statement(template: str, match: str, *lists: str) -> Any:
     listed = ", ".join(LOT_FIELDS)
     branches = _BRANCHES.format(columns=listed, match=match)
     statement = text(template.format(branches=branches)).bindparams(
-        bindparam("now", type_=UtcTime())
+        bindparam("now", type_=UtcTime()), *(bindparam(name, type_=TextSet()) for name in lists)
     )
     return statement.columns(*(Lot.__table__.c[name] for name in LOT_FIELDS))
 
 
 _SPENDABLE_POSTGRES = _spendable_statement(
-    "SELECT l.* FROM unnest(CAST(:accounts AS text[]), CAST(:pools AS text[])) AS w (a, p), "
-    "LATERAL ({branches}) AS l",
+    "SELECT l.* FROM unnest(:accounts, :pools) AS w (a, p), LATERAL ({branches}) AS l",
     "account_id = w.a AND pool_id = w.p AND is_open",
+    "accounts",
+    "pools",
 )
 _SPENDABLE_SQLITE = _spendable_statement(
     "{branches}", "account_id = :account_id AND pool_id = :pool_id AND is_open"

@@ -3,8 +3,8 @@
 from typing import Any
 
 from shared.clock import add_seconds
-from shared.database import CachedBalance, Tx, insert_rows, update_rows, upsert_rows
-from shared.ledger.state import LOT_PARTS, Allocation, Book, ReservationState
+from shared.database import CachedBalance, Tx, Write, update_rows, write
+from shared.ledger.state import LOT_PARTS, Allocation, Book, PoolState, ReservationState
 from shared.models.ledger import (
     GENERAL_POOL,
     AccountSeq,
@@ -75,96 +75,84 @@ DEBT_FIELDS = (
 
 
 def save(tx: Tx, book: Book) -> None:
-    """Write each changed table once."""
-    _save_lots(tx, book)
-    _save_reservations(tx, book)
-    _save_debts(tx, book)
-    insert_rows(tx, Entry.__table__, book.entries)
-    _save_pools(tx, book)
+    """Write each changed table once: what refers to a row comes after it."""
+    write(
+        tx,
+        [
+            *_lots(book),
+            *_reservations(book),
+            *_debts(book),
+            Write("insert", Entry.__table__, book.entries),
+            *_pools(book),
+            Write("insert", Operation.__table__, book.new_answers),
+            _deposit_keys(book),
+        ],
+    )
+    # The rare lot that ends before its time was written above; a row is not written twice at once.
+    ended = [lot for lot in book.lots.values() if lot.is_ended and not lot.is_new]
+    update_rows(tx, Lot.__table__, [{"id": lot.id, "expires_at": lot.expires_at} for lot in ended])
     _note_balances(tx, book)
-    insert_rows(tx, Operation.__table__, book.new_answers)
-    upsert_rows(
-        tx,
-        IdempotencyKey.__table__,
-        [
-            {
-                "scope": "deposit",
-                "idempotency_key": known["key"],
-                "response_hash": known["lot"],
-                "created_at": book.now,
-                "expires_at": add_seconds(book.now, _DEPOSIT_KEY_SECONDS),
-            }
-            for known in {known["key"]: known for known in book.deposit_keys}.values()
-        ],
-        key=("scope", "idempotency_key"),
-    )
 
 
-def _save_lots(tx: Tx, book: Book) -> None:
+def _deposit_keys(book: Book) -> Write:
+    rows = [
+        {
+            "scope": "deposit",
+            "idempotency_key": known["key"],
+            "response_hash": known["lot"],
+            "created_at": book.now,
+            "expires_at": add_seconds(book.now, _DEPOSIT_KEY_SECONDS),
+        }
+        for known in {known["key"]: known for known in book.deposit_keys}.values()
+    ]
+    return Write("upsert", IdempotencyKey.__table__, rows, ("scope", "idempotency_key"))
+
+
+def _lots(book: Book) -> list[Write]:
     lots = book.lots.values()
-    insert_rows(
-        tx,
-        Lot.__table__,
-        [
-            {
-                **{name: getattr(lot, name) for name in LOT_FIELDS},
-                "is_open": lot.available_micro + lot.reserved_micro > 0,
-            }
-            for lot in lots
-            if lot.is_new
-        ],
-    )
-    update_rows(
-        tx,
-        Lot.__table__,
-        [
-            {
-                "id": lot.id,
-                **{
-                    name: now - before
-                    for name, now, before in zip(LOT_PARTS, lot.parts(), lot.loaded, strict=True)
-                },
-                "refunded_at": lot.refunded_at,
-                "is_open": lot.available_micro + lot.reserved_micro > 0,
-            }
-            for lot in lots
-            if not lot.is_new and (lot.parts() != lot.loaded or lot.refunded_at == book.now)
-        ],
-        added=LOT_PARTS,
-    )
-    ended = [lot for lot in lots if lot.is_ended and not lot.is_new]
-    rows = [{"id": lot.id, "expires_at": lot.expires_at} for lot in ended]
-    update_rows(tx, Lot.__table__, rows)
+    new = [
+        {
+            **{name: getattr(lot, name) for name in LOT_FIELDS},
+            "is_open": lot.available_micro + lot.reserved_micro > 0,
+        }
+        for lot in lots
+        if lot.is_new
+    ]
+    changed = [
+        {
+            "id": lot.id,
+            **{
+                name: now - before
+                for name, now, before in zip(LOT_PARTS, lot.parts(), lot.loaded, strict=True)
+            },
+            "refunded_at": lot.refunded_at,
+            "is_open": lot.available_micro + lot.reserved_micro > 0,
+        }
+        for lot in lots
+        if not lot.is_new and (lot.parts() != lot.loaded or lot.refunded_at == book.now)
+    ]
+    table = Lot.__table__
+    return [Write("insert", table, new), Write("update", table, changed, ("id",), LOT_PARTS)]
 
 
-def _save_reservations(tx: Tx, book: Book) -> None:
+def _reservations(book: Book) -> list[Write]:
     reservations = book.reservations.values()
-    insert_rows(
-        tx,
-        Reservation.__table__,
-        [{n: getattr(r, n) for n in RESERVATION_FIELDS} for r in reservations if r.is_new],
-    )
-    update_rows(
-        tx,
-        Reservation.__table__,
-        [
-            {"id": r.id, **{n: getattr(r, n) for n in CHANGED_FIELDS}}
-            for r in reservations
-            if r.is_changed and not r.is_new
-        ],
-    )
+    table, parts = Reservation.__table__, ReservationLot.__table__
+    new = [{n: getattr(r, n) for n in RESERVATION_FIELDS} for r in reservations if r.is_new]
+    changed = [
+        {"id": r.id, **{n: getattr(r, n) for n in CHANGED_FIELDS}}
+        for r in reservations
+        if r.is_changed and not r.is_new
+    ]
     pairs = [(r, a) for r in reservations for a in r.allocations]
-    insert_rows(
-        tx,
-        ReservationLot.__table__,
-        [{**_allocation_row(r, a), "created_at": book.now} for r, a in pairs if a.is_new],
-    )
-    update_rows(
-        tx,
-        ReservationLot.__table__,
-        [_allocation_row(r, a) for r, a in pairs if a.is_changed and not a.is_new],
-        key=("reservation_id", "lot_id"),
-    )
+    new_parts = [{**_allocation_row(r, a), "created_at": book.now} for r, a in pairs if a.is_new]
+    changed_parts = [_allocation_row(r, a) for r, a in pairs if a.is_changed and not a.is_new]
+    return [
+        Write("insert", table, new),
+        Write("update", table, changed, ("id",)),
+        Write("insert", parts, new_parts),
+        Write("update", parts, changed_parts, ("reservation_id", "lot_id")),
+    ]
 
 
 def _allocation_row(reservation: ReservationState, allocation: Allocation) -> dict[str, Any]:
@@ -176,22 +164,18 @@ def _allocation_row(reservation: ReservationState, allocation: Allocation) -> di
     }
 
 
-def _save_debts(tx: Tx, book: Book) -> None:
-    insert_rows(
-        tx,
-        Debt.__table__,
-        [{n: getattr(d, n) for n in DEBT_FIELDS} for d in book.debts if d.is_new],
-    )
-    update_rows(
-        tx,
-        Debt.__table__,
-        [
-            {"id": d.id, "debt_micro": d.debt_micro, "resolved_at": d.resolved_at}
-            for d in book.debts
-            if d.is_changed and not d.is_new
-        ],
-    )
-    insert_rows(tx, DebtPayment.__table__, book.debt_payments)
+def _debts(book: Book) -> list[Write]:
+    new = [{n: getattr(d, n) for n in DEBT_FIELDS} for d in book.debts if d.is_new]
+    changed = [
+        {"id": d.id, "debt_micro": d.debt_micro, "resolved_at": d.resolved_at}
+        for d in book.debts
+        if d.is_changed and not d.is_new
+    ]
+    return [
+        Write("insert", Debt.__table__, new),
+        Write("update", Debt.__table__, changed, ("id",)),
+        Write("insert", DebtPayment.__table__, book.debt_payments),
+    ]
 
 
 def _note_balances(tx: Tx, book: Book) -> None:
@@ -223,39 +207,39 @@ def _note_balances(tx: Tx, book: Book) -> None:
             )
 
 
-def _save_pools(tx: Tx, book: Book) -> None:
-    for account in book.accounts.values():
-        for pool in account.pools.values():
-            pool.version += pool.is_changed
-    pools = [
+def _changed_pools(book: Book) -> list[tuple[str, str, PoolState]]:
+    """Return the pools that have changed, each with its next version."""
+    changed = [
         (account.id, pool_id, pool)
         for account in book.accounts.values()
         for pool_id, pool in account.pools.items()
         if pool.is_changed
     ]
-    upsert_rows(
-        tx,
-        Balance.__table__,
-        [
-            {
-                "account_id": account_id,
-                "pool_id": pool_id,
-                "available_micro": pool.available_micro,
-                "reserved_micro": pool.reserved_micro,
-                "debt_micro": pool.debt_micro,
-                "version": pool.version,
-                "updated_at": book.now,
-            }
-            for account_id, pool_id, pool in pools
-        ],
-        key=("account_id", "pool_id"),
-    )
-    upsert_rows(
-        tx,
-        AccountSeq.__table__,
-        [
-            {"account_id": account_id, "pool_id": pool_id, "next_seq": pool.next_seq}
-            for account_id, pool_id, pool in pools
-        ],
-        key=("account_id", "pool_id"),
-    )
+    for _, _, pool in changed:
+        pool.version += 1
+    return changed
+
+
+def _pools(book: Book) -> list[Write]:
+    changed = _changed_pools(book)
+    balances = [
+        {
+            "account_id": account_id,
+            "pool_id": pool_id,
+            "available_micro": pool.available_micro,
+            "reserved_micro": pool.reserved_micro,
+            "debt_micro": pool.debt_micro,
+            "version": pool.version,
+            "updated_at": book.now,
+        }
+        for account_id, pool_id, pool in changed
+    ]
+    sequences = [
+        {"account_id": account_id, "pool_id": pool_id, "next_seq": pool.next_seq}
+        for account_id, pool_id, pool in changed
+    ]
+    key = ("account_id", "pool_id")
+    return [
+        Write("upsert", Balance.__table__, balances, key),
+        Write("upsert", AccountSeq.__table__, sequences, key),
+    ]

@@ -9,15 +9,7 @@ from collections.abc import Sequence
 import structlog
 from sqlalchemy import bindparam, delete, func, select, text, update
 
-from shared.database import (
-    Database,
-    DatabaseBusy,
-    Tx,
-    insert_rows,
-    member_of,
-    update_rows,
-    upsert_rows,
-)
+from shared.database import Database, DatabaseBusy, Tx, insert_rows, update_rows, upsert_rows
 from shared.errors import Unavailable
 from shared.ids import new_id
 from shared.ledger import queries
@@ -34,6 +26,7 @@ from shared.models.ledger import (
     Reservation,
 )
 from shared.models.types import UtcTime
+from shared.parameters import member_of
 
 log = structlog.get_logger()
 _BATCH = 200

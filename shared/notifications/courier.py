@@ -18,7 +18,7 @@ from standardwebhooks import Webhook
 
 from shared import jobs
 from shared.clock import to_wire
-from shared.database import Database, member_of
+from shared.database import Database
 from shared.errors import Unavailable
 from shared.models.notifications import Delivery, Endpoint, Event
 from shared.models.types import UtcTime
@@ -26,6 +26,7 @@ from shared.notifications.keys import Keys
 from shared.notifications.outcomes import TRIES_MAX, note_no_more, note_reply, note_silence
 from shared.notifications.sending import NoAnswer, Patience, post
 from shared.observability import DELIVERIES
+from shared.parameters import member_of
 
 log = structlog.get_logger()
 _BATCH = 10  # for each endpoint

@@ -8,13 +8,14 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import and_, bindparam, func, or_, select, text
+from sqlalchemy import and_, bindparam, func, or_, select, text, update
 
 from shared.clock import add_seconds
 from shared.database import Tx, insert_rows, update_rows
 from shared.ids import new_id
 from shared.models.operations import DeadLetter
 from shared.models.types import UtcTime
+from shared.parameters import member_of
 
 DELAYS_SECONDS = (60, 300, 1800)
 LEASE_SECONDS = 300
@@ -68,17 +69,13 @@ def enter(
 
 def complete(tx: Tx, operation: str, *, subject_id: str) -> None:
     """Note that what was in the queue has succeeded; does nothing if it never was there."""
-    known = tx.first(_BY_SUBJECT, operation=operation, subject_id=subject_id)
-    if known is not None and known.status != "completed":
-        row = {
-            "id": known.id,
-            "status": "completed",
-            "next_retry_at": None,
-            "lease_until": None,
-            "updated_at": tx.now,
-            "completed_at": tx.now,
-        }
-        update_rows(tx, _TABLE, [row])
+    complete_all(tx, operation, [subject_id])
+
+
+def complete_all(tx: Tx, operation: str, subject_ids: Sequence[str]) -> None:
+    """Note that all of *subject_ids* have succeeded; most never were in the queue."""
+    if subject_ids:
+        tx.run(_COMPLETE, operation=operation, ids=sorted(subject_ids), now=tx.now)
 
 
 def take_due(tx: Tx, operation: str, *, only: str | None = None) -> list[str]:
@@ -114,6 +111,21 @@ _BY_SUBJECT = (
     .with_for_update()
 )
 _NOW = bindparam("now", type_=UtcTime())
+_COMPLETE = (
+    update(DeadLetter)
+    .where(
+        DeadLetter.operation_type == text(":operation"),
+        member_of(DeadLetter.subject_id, "ids"),
+        DeadLetter.status != "completed",
+    )
+    .values(
+        status="completed",
+        next_retry_at=None,
+        lease_until=None,
+        updated_at=_NOW,
+        completed_at=_NOW,
+    )
+)
 _DUE = (
     select(DeadLetter.id, DeadLetter.subject_id)
     .where(

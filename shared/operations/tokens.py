@@ -7,11 +7,12 @@ from typing import Any
 from sqlalchemy import bindparam, delete, select
 
 from shared.clock import add_seconds, to_wire
-from shared.database import Database, Tx, member_of, upsert_rows
+from shared.database import Database, Tx, upsert_rows
 from shared.errors import Invalid
 from shared.models.operations import RevokedToken
 from shared.models.types import UtcTime
 from shared.operations.audit import Actor, record
+from shared.parameters import member_of
 
 # The longest life of an admin's token, the leeway at both of its ends, and a minute for clocks.
 LONGEST_SECONDS = 3600 + 2 * 30 + 60

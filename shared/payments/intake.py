@@ -12,8 +12,14 @@ from typing import Any
 import structlog
 from sqlalchemy import and_, select, text, update
 
+<<<<<<< HEAD
 from shared import jobs, tracing
-from shared.database import Database, DatabaseBusy, Message, Tx, member_of, patiently
+from shared.database import Database, DatabaseBusy, Message, Tx, patiently
+from shared.parameters import member_of
+=======
+from shared import jobs
+from shared.database import Database, DatabaseBusy, Message, Tx, patiently
+>>>>>>> 766149e (A batch is written in one statement on PostgreSQL, lists go over as literals, and notices end in sets)
 from shared.errors import Unavailable
 from shared.ledger.book import post
 from shared.ledger.terms import TermsCache
@@ -21,6 +27,7 @@ from shared.messaging import TaskName
 from shared.models.payments import CryptoPayment, WebhookEvent
 from shared.observability import WEBHOOKS
 from shared.operations import dlq
+from shared.parameters import member_of
 from shared.payments.applying import Consulted, RefundFailedError, plan, take_outcomes
 from shared.payments.consulting import consult
 from shared.payments.policy import load_policy

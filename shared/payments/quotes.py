@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Row, bindparam, delete, select, text
 
 from shared.clock import add_seconds
-from shared.database import Database, Tx, insert_rows, member_of
+from shared.database import Database, Tx, insert_rows
 from shared.errors import Conflict, Invalid, Refused, Unavailable
 from shared.ids import new_id
 from shared.ledger.queries import require_account
@@ -22,6 +22,7 @@ from shared.ledger.terms import TermsCache
 from shared.models.payments import CryptoPayment
 from shared.models.types import UtcTime
 from shared.models.x402 import Quote, Settlement
+from shared.parameters import member_of
 from shared.payments.x402.chain import Chain
 from shared.payments.x402.facilitator import Facilitator
 from shared.payments.x402.networks import Network

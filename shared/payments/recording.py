@@ -11,13 +11,14 @@ from typing import Any
 from sqlalchemy import or_, select, update
 
 from shared import jobs
-from shared.database import Tx, insert_rows, member_of, update_rows
+from shared.database import Tx, insert_rows, update_rows
 from shared.errors import Invalid
 from shared.ids import new_id
 from shared.ledger.commands import Mint, Refund
 from shared.models.payments import CryptoPayment, PaymentCredit, Purchase, WebhookEvent
 from shared.money import CoinAmount, parse_coin
 from shared.operations import dlq
+from shared.parameters import member_of
 from shared.payments.telling import tell_deposit, tell_refund
 
 _TEXT_MAX = 255
@@ -93,6 +94,7 @@ def save(tx: Tx, steps: Sequence[Step]) -> None:
     """Write the payments, their credits and dead letters, and end the notices."""
     changed = {id(s.payment): s.payment for s in steps if s.payment and s.payment.changes}
     save_payments(tx, list(changed.values()))
+    ended, credited = list[Step](), set[str]()
     for step in steps:
         if step.dead_letter is not None:
             operation, reason = step.dead_letter
@@ -100,21 +102,31 @@ def save(tx: Tx, steps: Sequence[Step]) -> None:
                 park(tx, step.event, reason, needs_person=step.needs_person)
                 continue
             enter_dlq(tx, step.event, operation, reason, needs_person=True)
-        for operation in ("webhook", "refund"):
-            dlq.complete(tx, operation, subject_id=step.event.id)
+            credited.discard(step.event.provider_payment_id)
+        ended.append(step)
         for answer in step.clawbacks:
             assert step.payment is not None
             tell_refund(tx, payment_id=step.payment.row["id"], answer=answer)
         if step.payment is not None and step.payment.changes.get("lot_id") is not None:
-            dlq.complete(tx, "deposit", subject_id=step.event.provider_payment_id)
-        values = jobs.finished(tx.now, outcome=step.outcome)
-        tx.run(update(WebhookEvent).where(WebhookEvent.id == step.event.id).values(**values))
+            credited.add(step.event.provider_payment_id)
+    for operation in ("webhook", "refund"):
+        dlq.complete_all(tx, operation, [step.event.id for step in ended])
+    dlq.complete_all(tx, "deposit", sorted(credited))
+    update_rows(
+        tx,
+        WebhookEvent.__table__,
+        [{"id": s.event.id, **jobs.finished(tx.now, outcome=s.outcome)} for s in ended],
+    )
 
 
 def save_payments(tx: Tx, payments: Sequence[Payment]) -> None:
     """Write what changed on *payments*, their new credits, and the packs that these bought."""
-    for payment in payments:  # they differ in what changes, so each is its own write
-        update_rows(tx, _TABLE, [{"id": payment.row["id"], **payment.changes}])
+    alike: dict[tuple[str, ...], list[Payment]] = defaultdict(list)
+    for payment in payments:
+        alike[tuple(sorted(payment.changes))].append(payment)
+    for names, some in alike.items():
+        rows = [{"id": p.row["id"], **{name: p.changes[name] for name in names}} for p in some]
+        update_rows(tx, _TABLE, rows)
     _save_credits(tx, [payment for payment in payments if payment.credits])
 
 

@@ -14,10 +14,11 @@ from sqlalchemy import bindparam, select
 
 from shared.balance_cache import AMOUNTS
 from shared.balance_upkeep import Held, View
-from shared.database import CachedBalance, Tx, member_of
+from shared.database import CachedBalance, Tx
 from shared.ledger import queries
 from shared.models.ledger import GENERAL_POOL, Account, Balance
 from shared.observability import BALANCE_DRIFT
+from shared.parameters import member_of
 from shared.reconciliation.desk import Desk
 from shared.reconciliation.findings import Finding, Report
 

@@ -12,10 +12,11 @@ from typing import Any
 from sqlalchemy import bindparam, or_, select, tuple_
 
 from shared.clock import from_stored, to_stored
-from shared.database import Tx, member_of
+from shared.database import Tx
 from shared.errors import Unavailable
 from shared.models.payments import CryptoPayment, PaymentCredit, WebhookEvent
 from shared.models.types import UtcTime
+from shared.parameters import member_of
 from shared.payments.policy import load_policy
 from shared.payments.providers.nowpayments import PaymentReading
 from shared.payments.providers.nowpayments_shapes import is_identifier

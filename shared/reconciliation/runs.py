@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy import Row, bindparam, delete, select, text, update
 
 from shared.clock import add_seconds, to_wire
-from shared.database import Database, Message, Tx, insert_rows, member_of, patiently, upsert_rows
+from shared.database import Database, Message, Tx, insert_rows, patiently, upsert_rows
 from shared.errors import Unavailable
 from shared.ids import new_id
 from shared.jobs import Claim, claim, finished, give_back, held_rows, release
@@ -26,6 +26,7 @@ from shared.models.operations import ConfigRow, MigrationRow
 from shared.models.reconciliation import ReconciliationRun
 from shared.models.types import UtcTime
 from shared.operations.audit import Actor, record
+from shared.parameters import member_of
 from shared.reconciliation.booking import SYSTEM, check_repairs
 from shared.reconciliation.books import check_deposits, check_orphans, check_sums, invariant
 from shared.reconciliation.cache import check_cache

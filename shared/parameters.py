@@ -1,0 +1,86 @@
+"""Lists as one parameter of a statement, so that it is prepared once whatever their length."""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Text, bindparam
+from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
+
+from shared.money import CoinAmount
+
+
+class _TextArray(UserDefinedType[str]):
+    """``text[]``, given as its literal."""
+
+    cache_ok = True
+    render_bind_cast = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "TEXT[]"
+
+
+class TextSet(TypeDecorator[Sequence[str]]):
+    """A list of texts as one parameter: an array on PostgreSQL, JSON on SQLite."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(Text() if dialect.name == "sqlite" else _TextArray())
+
+    def process_bind_param(self, value: Sequence[str] | None, dialect: Dialect) -> Any:
+        texts = list(value or ())
+        return json.dumps(texts) if dialect.name == "sqlite" else array_literal(texts)
+
+
+def array_literal(values: Sequence[Any]) -> str:
+    """Write *values*, all of one type, as PostgreSQL reads an array.
+
+    The driver's own way takes five times as long, which was a third of what a batch costs.
+    """
+    kinds = set(map(type, values))
+    if kinds == {int}:
+        return f"{{{','.join(map(str, values))}}}"
+    if kinds == {str}:
+        text = '","'.join(values)
+        if "\\" not in text and text.count('"') == 2 * (len(values) - 1):
+            return f'{{"{text}"}}'
+    return f"{{{','.join(map(_element, values))}}}"
+
+
+def _element(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    assert isinstance(value, str | int | datetime | CoinAmount)  # whose text PostgreSQL reads
+    text = str(value)
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+class _MemberOf(FunctionElement[bool]):
+    inherit_cache = True
+
+
+def member_of(column: Any, parameter: str) -> ColumnElement[bool]:
+    """Return the condition that *column* is one of the texts given as *parameter*.
+
+    One parameter whatever the number of texts, so the statement is prepared once.
+    """
+    return _MemberOf(column, bindparam(parameter, type_=TextSet()))
+
+
+@compiles(_MemberOf, "postgresql")
+def _member_of_postgresql(element: Any, compiler: Any, **options: Any) -> str:
+    column, values = element.clauses
+    return f"{compiler.process(column, **options)} = ANY ({compiler.process(values, **options)})"
+
+
+@compiles(_MemberOf, "sqlite")
+def _member_of_sqlite(element: Any, compiler: Any, **options: Any) -> str:
+    column, values = element.clauses
+    listed = f"SELECT value FROM json_each({compiler.process(values, **options)})"  # noqa: S608  ours
+    return f"{compiler.process(column, **options)} IN ({listed})"
