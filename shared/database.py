@@ -6,21 +6,10 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
-<<<<<<< HEAD
-from typing import Any, TypeVar
-
-from sqlalchemy import ColumnElement, Connection, Row, Text, bindparam
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.engine import Dialect
-=======
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from sqlalchemy import Connection, Engine, Row, create_engine, event
+from sqlalchemy import Connection, Row
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.engine import make_url
->>>>>>> 766149e (A batch is written in one statement on PostgreSQL, lists go over as literals, and notices end in sets)
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.sql import Executable
@@ -220,55 +209,9 @@ def _is_worth_repeating(error: BaseException) -> bool:
     return isinstance(error, Unavailable) and not isinstance(error, DatabaseBusy)
 
 
-<<<<<<< HEAD
-class TextSet(TypeDecorator[Sequence[str]]):
-    """A list of texts as one parameter: an array on PostgreSQL, JSON on SQLite."""
-=======
-def _make_engine(url: str, pool_size: int) -> Engine:
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        if parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(
-            parsed,
-            pool_size=pool_size,
-            max_overflow=0,
-            hide_parameters=True,
-            connect_args={"isolation_level": None, "timeout": _BUSY_TIMEOUT_MS / 1000},
-        )
-        event.listen(engine, "connect", _configure_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-        return engine
-    return create_engine(
-        parsed,
-        pool_size=pool_size,
-        max_overflow=0,
-        pool_timeout=5,
-        pool_recycle=1800,
-        connect_args={"options": _POSTGRES_OPTIONS, **_POSTGRES_SOCKET},
-        hide_parameters=True,  # logs and stored errors must not carry keys and amounts
-    )
-
-
-def _configure_sqlite(connection: Any, _record: object) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")  # a commit that was answered survives a power cut
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
-    cursor.close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # The driver's own BEGIN is off: a deferred one lets two readers fail when both come to write.
-    reads = connection.get_execution_options().get(_READ_ONLY, False)
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
-
-
 @dataclass(frozen=True)
 class Write:
     """Rows of one table to be written: all name the same columns.
->>>>>>> 766149e (A batch is written in one statement on PostgreSQL, lists go over as literals, and notices end in sets)
 
     ``insert`` them; ``update`` the other columns of the rows that *key* names, where those in
     *added* grow by the value; or ``upsert``: insert them, or update where *key* is there already.

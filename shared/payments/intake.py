@@ -12,14 +12,8 @@ from typing import Any
 import structlog
 from sqlalchemy import and_, select, text, update
 
-<<<<<<< HEAD
 from shared import jobs, tracing
 from shared.database import Database, DatabaseBusy, Message, Tx, patiently
-from shared.parameters import member_of
-=======
-from shared import jobs
-from shared.database import Database, DatabaseBusy, Message, Tx, patiently
->>>>>>> 766149e (A batch is written in one statement on PostgreSQL, lists go over as literals, and notices end in sets)
 from shared.errors import Unavailable
 from shared.ledger.book import post
 from shared.ledger.terms import TermsCache
