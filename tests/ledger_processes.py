@@ -152,7 +152,7 @@ def race(url: str, *tasks: tuple[str, ...]) -> list[Any]:
             child.stdin.flush()
         reports = [child.communicate(timeout=60)[0] for child in children]
         assert [child.returncode for child in children] == [0] * len(children)
-        return [json.loads(report) for report in reports]
+        return [json.loads(report.splitlines()[-1]) for report in reports]  # after any log lines
     finally:
         for child in children:
             child.kill()
