@@ -125,6 +125,13 @@ class OperatorSettings(ProviderSettings, OutgoingSettings):
     billing_member_jwt_secret: OptionalSecret = ""
 
 
+class RemoteSettings(CommonSettings):
+    """Where the ``arrakis`` command works if not on this host, and as whom."""
+
+    arrakis_api_url: str = ""
+    arrakis_api_token: str = ""
+
+
 class DoctorSettings(ProviderSettings):
     """What ``arrakis doctor`` looks at: secrets of any length, so that it can say what is wrong."""
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from shared.cli.output import table
 from shared.money import format_usd
 
 _AMOUNTS = ("available", "reserved", "debt")
@@ -28,19 +29,7 @@ def account_lines(found: Mapping[str, Any]) -> list[str]:
         lines.append(f"  {name:10} {amount} ({format_usd(int(amount))})")
     for title, columns in _TABLES:
         if found[title]:
-            lines += ["", title, *_table(columns, found[title])]
+            heads = [name.removesuffix("Micro") for name in columns]
+            rows = [[row[name] for name in columns] for row in found[title]]
+            lines += ["", title, table(heads, rows)]
     return lines
-
-
-def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a head and a line for each row, amounts to the right."""
-    heads = [name.removesuffix("Micro") for name in columns]
-    cells = [heads, *([str(row[name] or "-") for name in columns] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  " + "  ".join(
-            cell.rjust(width) if name.endswith("Micro") else cell.ljust(width)
-            for name, cell, width in zip(columns, line, widths, strict=True)
-        ).rstrip()
-        for line in cells
-    ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import sys
 
 import click
 
@@ -23,6 +24,18 @@ def operator() -> Actor:
     return Actor("operator", name)
 
 
+def confirm(question: str, *, is_sure: bool) -> None:
+    """Ask before something that is hard to take back, unless ``--yes`` was given.
+
+    Where nobody can answer, ``--yes`` is demanded (exit 2); a no ends the command with exit 1.
+    """
+    if is_sure:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise click.UsageError(f"{question} Nobody can be asked here: add --yes.")
+    click.confirm(question, abort=True, err=True)
+
+
 def _reason(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
     if not value.strip():
         raise click.UsageError("--reason must say something.")
@@ -34,3 +47,4 @@ def _reason(_context: click.Context, _parameter: click.Parameter, value: str) ->
 with_reason = click.option(
     "--reason", required=True, callback=_reason, help="Why; it is kept in the audit log."
 )
+confirmed = click.option("--yes", "is_sure", is_flag=True, help="Do not ask.")

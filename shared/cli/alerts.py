@@ -8,6 +8,7 @@ import click
 from shared import schema
 from shared.alerts import views
 from shared.cli.acting import operator, with_reason
+from shared.cli.desk import HOST_ONLY, on_host
 from shared.cli.output import as_json, tell
 from shared.config import OperatorSettings
 from shared.database import Database
@@ -28,7 +29,9 @@ def alerts(context: click.Context, *, is_json: bool) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    settings: OperatorSettings = context.obj
+    settings: OperatorSettings | None = context.obj
+    if settings is None:
+        raise click.UsageError(HOST_ONLY.format("arrakis alerts"))
     database = Database(settings.database_url)
     schema.require_current(database)
     with database.reading() as tx:
@@ -43,7 +46,7 @@ def alerts(context: click.Context, *, is_json: bool) -> None:
 @alerts.command()
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
 @as_json
-@click.pass_obj
+@on_host
 def history(settings: OperatorSettings, limit: int, *, is_json: bool) -> None:
     """List what fired, cleared and was acknowledged, newest first.
 
@@ -65,7 +68,7 @@ def history(settings: OperatorSettings, limit: int, *, is_json: bool) -> None:
 @click.option("--subject", default="", help="Of which campaign, tick, queue or provider.")
 @with_reason
 @as_json
-@click.pass_obj
+@on_host
 def acknowledge(
     settings: OperatorSettings, name: str, subject: str, reason: str, *, is_json: bool
 ) -> None:

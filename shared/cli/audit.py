@@ -1,13 +1,13 @@
 """``arrakis audit``: who did what, and what was refused."""
 
-import json
-from datetime import UTC, datetime
+from datetime import datetime
 
 import click
 
-from shared.cli.output import as_json, tell
-from shared.config import OperatorSettings
-from shared.database import Database
+from shared.cli.api import Api
+from shared.cli.desk import Host, get, with_desk
+from shared.cli.options import MOMENT, limited, paged, wire_time
+from shared.cli.output import as_json, more, table, tell
 from shared.operations.audit import AuditFilter, list_rows
 
 
@@ -21,14 +21,14 @@ def audit() -> None:
 @click.option("--action", help="Only this, for example admin_mint.")
 @click.option("--target-type", help="Only about this kind of thing, for example account.")
 @click.option("--target-id", help="Only about this one.")
-@click.option("--since", type=click.DateTime(), help="UTC, included.")
-@click.option("--until", type=click.DateTime(), help="UTC, not included.")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
-@click.option("--cursor", help="The nextCursor of the page before.")
+@click.option("--since", type=MOMENT, help="UTC, included.")
+@click.option("--until", type=MOMENT, help="UTC, not included.")
+@limited
+@paged
 @as_json
-@click.pass_obj
+@with_desk
 def list_audit(
-    settings: OperatorSettings,
+    desk: Host | Api,
     *,
     actor: str | None,
     action: str | None,
@@ -52,18 +52,31 @@ def list_audit(
         action=action,
         target_type=target_type,
         target_id=target_id,
-        since=since.replace(tzinfo=UTC) if since else None,
-        until=until.replace(tzinfo=UTC) if until else None,
+        since=since,
+        until=until,
         limit=limit,
         before=cursor,
     )
-    with Database(settings.database_url).reading() as tx:
-        found = list_rows(tx, wanted)
-    lines = [
-        f"{row['createdAt']}  {row['actorType']} {row['actorId']}: {row['action']} "
-        f"{row['targetType']} {row['targetId']} {json.dumps(row['details'], ensure_ascii=False)}"
+    query = {
+        "actor": actor,
+        "action": action,
+        "targetType": target_type,
+        "targetId": target_id,
+        "since": wire_time(since),
+        "until": wire_time(until),
+        "limit": limit,
+        "cursor": cursor,
+    }
+    found = desk.read(get("audit", query=query), lambda tx: list_rows(tx, wanted))
+    rows = [
+        (
+            row["createdAt"],
+            f"{row['actorType']} {row['actorId']}",
+            row["action"],
+            f"{row['targetType']} {row['targetId']}",
+            row["details"],
+        )
         for row in found["audit"]
     ]
-    if found["nextCursor"]:
-        lines.append(f"More: --cursor {found['nextCursor']}")
-    tell(found, is_json=is_json, text="\n".join(lines or ["Nothing was done."]))
+    lines = [table(("at", "who", "what", "about", "details"), rows), *more(found)]
+    tell(found, is_json=is_json, text="\n".join(lines) if rows else "Nothing was done.")

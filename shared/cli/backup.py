@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from shared.cli.output import as_json, tell
+from shared.cli.desk import on_host
+from shared.cli.output import as_json, progress, tell
 from shared.config import OperatorSettings
 from shared.database import Database
 from shared.operations.backup import make_backup
@@ -16,7 +17,7 @@ _BAD_NEWS = 1
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @as_json
-@click.pass_obj
+@on_host
 def backup(settings: OperatorSettings, file: Path, *, is_json: bool) -> None:
     """Copy the database to FILE while everything runs, and verify the copy.
 
@@ -28,15 +29,8 @@ def backup(settings: OperatorSettings, file: Path, *, is_json: bool) -> None:
     Example:
         arrakis backup data/sietch.db.bak-$(date +%Y%m%d%H%M%S)
     """
-    is_watched = sys.stderr.isatty()
-
-    def tell_progress(done: int, pages: int) -> None:
-        if is_watched:
-            click.echo(f"\r{done} of {pages} pages", err=True, nl=False)
-
-    made = make_backup(Database(settings.database_url), file, progress=tell_progress)
-    if is_watched:
-        click.echo("\r", err=True, nl=False)
+    with progress("Copying pages") as so_far:
+        made = make_backup(Database(settings.database_url), file, progress=so_far)
     facts = {
         "path": made.path,
         "sizeBytes": made.size_bytes,

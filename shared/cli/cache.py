@@ -7,7 +7,9 @@ from typing import Any
 import click
 
 from shared import balance_upkeep
-from shared.cli.output import as_json, tell
+from shared.cli.acting import confirm, confirmed
+from shared.cli.desk import on_host
+from shared.cli.output import as_json, progress, table, tell
 from shared.config import OperatorSettings
 from shared.database import Database
 from shared.ledger import queries
@@ -26,7 +28,7 @@ def cache() -> None:
 @click.argument("account_id")
 @click.argument("pool_id", default=GENERAL_POOL)
 @as_json
-@click.pass_obj
+@on_host
 def show(settings: OperatorSettings, account_id: str, pool_id: str, *, is_json: bool) -> None:
     """Show the cached balance of ACCOUNT_ID beside the database's; exit 1 if they differ.
 
@@ -41,9 +43,7 @@ def show(settings: OperatorSettings, account_id: str, pool_id: str, *, is_json: 
     cached = _read(found["text"])
     differs = found["text"] is not None and cached != stored
     facts = {**found, "cached": cached, "stored": stored, "differs": differs}
-    lines = [
-        f"  {name:16} {(cached or {}).get(name, '-'):>20} {stored[name]:>20}" for name in stored
-    ]
+    rows = [(name, (cached or {}).get(name), stored[name]) for name in stored]
     verdict = (
         f"They differ. If they still do in a second: arrakis cache reset {account_id}"
         if differs
@@ -51,35 +51,35 @@ def show(settings: OperatorSettings, account_id: str, pool_id: str, *, is_json: 
         if cached
         else "Nothing is cached; the next reader fills it."
     )
-    head = f"{found['key']}\n  {'':16} {'cached':>20} {'in the database':>20}"
-    tell(facts, is_json=is_json, text="\n".join([head, *lines, verdict]))
+    compared = table(("part", "cached", "in the database"), rows)
+    tell(facts, is_json=is_json, text="\n".join([found["key"], compared, verdict]))
     if differs:
         sys.exit(_BAD_NEWS)
 
 
 @cache.command()
 @click.argument("account_id", required=False)
+@confirmed
 @as_json
-@click.pass_obj
-def reset(settings: OperatorSettings, account_id: str | None, *, is_json: bool) -> None:
-    """Forget the cached balances of ACCOUNT_ID, or of all accounts.
+@on_host
+def reset(
+    settings: OperatorSettings, account_id: str | None, *, is_sure: bool, is_json: bool
+) -> None:
+    """Forget the cached balances of ACCOUNT_ID, or of all accounts (which asks first).
 
     Safe at any time and while everything runs: the database is asked again, and nothing is lost.
 
     \b
     Examples:
-        arrakis cache reset
+        arrakis cache reset --yes
         arrakis cache reset ACCOUNT
     """
-    is_watched = sys.stderr.isatty()
-
-    def tell_progress(count: int) -> None:
-        if is_watched:
-            click.echo(f"\r{count} forgotten", err=True, nl=False)
-
-    count = balance_upkeep.reset(settings.redis_url, account_id, progress=tell_progress)
-    if is_watched:
-        click.echo("\r", err=True, nl=False)
+    if account_id is None:
+        confirm("Forget the cached balances of all accounts?", is_sure=is_sure)
+    with progress("Forgetting") as so_far:
+        count = balance_upkeep.reset(
+            settings.redis_url, account_id, progress=lambda done: so_far(done, None)
+        )
     whose = f" of {account_id}" if account_id else ""
     facts = {"forgotten": count, "accountId": account_id}
     tell(facts, is_json=is_json, text=f"{count} cached balances{whose} forgotten.")

@@ -3,28 +3,30 @@
 import json
 import sys
 import time
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
-from shared.balance_cache import BalanceCache
 from shared.campaigns import lifecycle, lists, revoking, views, working
 from shared.campaigns.csv_lists import read_csv
 from shared.campaigns.lists import LIST_MAX, GrantList
 from shared.campaigns.states import Action
-from shared.cli.acting import operator, with_reason
-from shared.cli.output import as_json, tell
+from shared.cli.acting import confirm, confirmed, with_reason
+from shared.cli.api import Api
+from shared.cli.desk import Call, Facts, Host, get, on_host, post, with_desk
+from shared.cli.options import MOMENT, limited, paged, wire_time
+from shared.cli.output import as_json, fields, more, progress, table, tell
 from shared.config import OperatorSettings
-from shared.database import Database
-from shared.ledger.terms import TermsCache
 from shared.money import format_usd, parse_amount
 
 _BAD_NEWS = 1
 _LOOK_SECONDS = 0.2
+_ASK_SECONDS = 3  # the API answers an admin thirty times in a minute
+_STATUSES = ("draft", "active", "paused", "completed", "expired")
 _FORMULAS = ("fixed_amount", "proportional_loss", "tiered")
-confirmed = click.option("--yes", is_flag=True, help="Do not ask.")
 a_file = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 
 
@@ -49,11 +51,11 @@ def campaign() -> None:
 @click.option("--formula", type=click.Choice(_FORMULAS), default="fixed_amount", show_default=True)
 @click.option("--config", "grant_config", help='The formula\'s, e.g. {"amountMicro":"1000000"}.')
 @click.option("--pool", "pool_id", help="Where its credits may be spent; default anywhere.")
-@click.option("--expires", type=click.DateTime(), help="UTC; ends the campaign and its lots.")
+@click.option("--expires", type=MOMENT, help="UTC; ends the campaign and its lots.")
 @as_json
-@click.pass_obj
+@with_desk
 def create(
-    settings: OperatorSettings,
+    desk: Host | Api,
     *,
     name: str,
     budget_micro: str,
@@ -65,7 +67,12 @@ def create(
     expires: datetime | None,
     is_json: bool,
 ) -> None:
-    """Draft the campaign NAME. It grants nothing until it is activated."""
+    """Draft the campaign NAME. It grants nothing until it is activated.
+
+    \b
+    Example:
+        arrakis campaign create "Spring" --budget-micro 15000000
+    """
     draft = lifecycle.Draft(
         name=name,
         campaign_type=campaign_type,
@@ -74,39 +81,63 @@ def create(
         grant_formula=formula,
         grant_config=_object(grant_config),
         pool_id=pool_id,
-        expires_at=expires.replace(tzinfo=UTC) if expires else None,
+        expires_at=expires,
     )
-    with _database(settings).transaction() as tx:
-        made = lifecycle.create(tx, operator(), draft)
+    wanted = {
+        "name": name,
+        "campaignType": campaign_type,
+        "budgetMicro": str(draft.budget_micro),
+        "perWalletCapMicro": str(draft.per_wallet_cap_micro),
+        "grantFormula": formula,
+        "grantConfig": json.loads(draft.grant_config) if draft.grant_config else None,
+        "poolId": pool_id,
+        "expiresAt": wire_time(expires),
+    }
+    made = desk.change(
+        replace(post("campaigns", body=wanted), is_repeatable=False),  # twice makes two
+        lambda tx, actor: lifecycle.create(tx, actor, draft),
+    ).facts
     tell(made, is_json=is_json, text=_describe(made))
 
 
 @campaign.command("list")
-@click.option("--status", help="Only these.")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
+@click.option("--status", type=click.Choice(_STATUSES), help="Only these.")
+@limited
+@paged
 @as_json
-@click.pass_obj
+@with_desk
 def list_campaigns(
-    settings: OperatorSettings, status: str | None, limit: int, *, is_json: bool
+    desk: Host | Api, status: str | None, limit: int, cursor: str | None, *, is_json: bool
 ) -> None:
-    """List campaigns, oldest first."""
-    with _database(settings).reading() as tx:
-        found = lifecycle.list_campaigns(tx, lifecycle.CampaignFilter(status, limit))
-    lines = [
-        f"{one['campaignId']}  {one['status']:9} {_spent(one)}  {one['name']}"
-        for one in found["campaigns"]
+    """List campaigns, oldest first.
+
+    \b
+    Example:
+        arrakis campaign list --status active
+    """
+    found = desk.read(
+        get("campaigns", query={"status": status, "limit": limit, "cursor": cursor}),
+        lambda tx: lifecycle.list_campaigns(tx, lifecycle.CampaignFilter(status, limit, cursor)),
+    )
+    rows = [
+        (one["campaignId"], one["status"], *_spent(one), one["name"]) for one in found["campaigns"]
     ]
-    tell(found, is_json=is_json, text="\n".join(lines) or "There is no campaign.")
+    lines = [table(("campaign", "status", "spent", "of", "name"), rows), *more(found)]
+    tell(found, is_json=is_json, text="\n".join(lines) if rows else "There is no campaign.")
 
 
 @campaign.command()
 @click.argument("campaign_id")
 @as_json
-@click.pass_obj
-def show(settings: OperatorSettings, campaign_id: str, *, is_json: bool) -> None:
-    """Show CAMPAIGN_ID with its budget."""
-    with _database(settings).reading() as tx:
-        found = lifecycle.show(tx, campaign_id)
+@with_desk
+def show(desk: Host | Api, campaign_id: str, *, is_json: bool) -> None:
+    """Show CAMPAIGN_ID with its budget.
+
+    \b
+    Example:
+        arrakis campaign show CAMPAIGN
+    """
+    found = _show(desk, campaign_id)
     tell(found, is_json=is_json, text=_describe(found))
 
 
@@ -114,29 +145,44 @@ def show(settings: OperatorSettings, campaign_id: str, *, is_json: bool) -> None
 @click.argument("campaign_id")
 @confirmed
 @as_json
-@click.pass_obj
-def activate(settings: OperatorSettings, campaign_id: str, *, yes: bool, is_json: bool) -> None:
-    """Let CAMPAIGN_ID grant; waiting lists go on."""
-    _move(settings, campaign_id, Action.ACTIVATE, is_sure=yes, is_json=is_json)
+@with_desk
+def activate(desk: Host | Api, campaign_id: str, *, is_sure: bool, is_json: bool) -> None:
+    """Let CAMPAIGN_ID grant; waiting lists go on.
+
+    \b
+    Example:
+        arrakis campaign activate CAMPAIGN --yes
+    """
+    _move(desk, campaign_id, Action.ACTIVATE, is_sure=is_sure, is_json=is_json)
 
 
 @campaign.command()
 @click.argument("campaign_id")
 @as_json
-@click.pass_obj
-def pause(settings: OperatorSettings, campaign_id: str, *, is_json: bool) -> None:
-    """Stop CAMPAIGN_ID until it is activated again; its lists wait."""
-    _move(settings, campaign_id, Action.PAUSE, is_sure=True, is_json=is_json)
+@with_desk
+def pause(desk: Host | Api, campaign_id: str, *, is_json: bool) -> None:
+    """Stop CAMPAIGN_ID until it is activated again; its lists wait.
+
+    \b
+    Example:
+        arrakis campaign pause CAMPAIGN
+    """
+    _move(desk, campaign_id, Action.PAUSE, is_sure=True, is_json=is_json)
 
 
 @campaign.command()
 @click.argument("campaign_id")
 @confirmed
 @as_json
-@click.pass_obj
-def complete(settings: OperatorSettings, campaign_id: str, *, yes: bool, is_json: bool) -> None:
-    """End CAMPAIGN_ID for good; what is left of its lists is not granted."""
-    _move(settings, campaign_id, Action.COMPLETE, is_sure=yes, is_json=is_json)
+@with_desk
+def complete(desk: Host | Api, campaign_id: str, *, is_sure: bool, is_json: bool) -> None:
+    """End CAMPAIGN_ID for good; what is left of its lists is not granted.
+
+    \b
+    Example:
+        arrakis campaign complete CAMPAIGN --yes
+    """
+    _move(desk, campaign_id, Action.COMPLETE, is_sure=is_sure, is_json=is_json)
 
 
 @campaign.command()
@@ -144,22 +190,24 @@ def complete(settings: OperatorSettings, campaign_id: str, *, yes: bool, is_json
 @a_file
 @click.option("--no-wait", is_flag=True, help="Leave the work to the workers.")
 @as_json
-@click.pass_obj
-def grant(
-    settings: OperatorSettings, campaign_id: str, file: Path, *, no_wait: bool, is_json: bool
-) -> None:
+@with_desk
+def grant(desk: Host | Api, campaign_id: str, file: Path, *, no_wait: bool, is_json: bool) -> None:
     """Grant to the wallets of the CSV FILE; exit 1 if one of them failed.
 
-    Safe to repeat: a wallet that has its grant gets nothing more. Look first:
+    Safe to repeat: a wallet that has its grant gets nothing more. Look first with preview.
 
-        arrakis campaign preview CAMPAIGN_ID FILE
+    \b
+    Example:
+        arrakis campaign grant CAMPAIGN wallets.csv
     """
-    database = _database(settings)
-    wanted = GrantList(read_csv(file.read_bytes()), maximum=LIST_MAX)
-    batch = working.enlist(database, operator(), campaign_id, wanted).unwrap()
+    content = file.read_bytes()
+    wanted = GrantList(read_csv(content), maximum=LIST_MAX)
+    batch = desk.work(
+        Call("POST", ("campaigns", campaign_id, "grants", "list"), body=content),
+        lambda host: working.enlist(host.database, host.actor, campaign_id, wanted),
+    ).facts
     if not no_wait:
-        terms = TermsCache(database, ceiling_micro=settings.billing_ceiling_micro)
-        batch = _work(database, terms, batch, is_quiet=is_json)
+        batch = _wait(desk, batch)
     tell(batch, is_json=is_json, text=_describe_batch(batch))
     if batch["totalFailed"] or batch["status"] in ("stopped", "paused"):
         sys.exit(_BAD_NEWS)
@@ -169,15 +217,29 @@ def grant(
 @click.argument("campaign_id")
 @a_file
 @as_json
-@click.pass_obj
-def preview(settings: OperatorSettings, campaign_id: str, file: Path, *, is_json: bool) -> None:
-    """Show what the wallets of the CSV FILE would get; nothing is changed."""
+@with_desk
+def preview(desk: Host | Api, campaign_id: str, file: Path, *, is_json: bool) -> None:
+    """Show what the wallets of the CSV FILE would get; nothing is changed.
+
+    \b
+    Example:
+        arrakis campaign preview CAMPAIGN wallets.csv
+    """
     wishes = read_csv(file.read_bytes())
-    with _database(settings).reading() as tx:
-        found = lists.preview(tx, campaign_id, wishes)
-    lines = [
-        f"{one['accountId']}  {one['status']:8} {one['amountMicro']}" for one in found["grants"]
+    wanted = [
+        {
+            "accountId": wish.account_id,
+            "amountMicro": str(wish.amount_micro) if wish.amount_micro is not None else None,
+            "formulaInput": json.loads(wish.formula_input) if wish.formula_input else None,
+        }
+        for wish in wishes
     ]
+    found = desk.read(
+        post("campaigns", campaign_id, "grants", "preview", body={"grants": wanted}),
+        lambda tx: lists.preview(tx, campaign_id, wishes),
+    )
+    rows = [(one["accountId"], one["status"], one["amountMicro"]) for one in found["grants"]]
+    lines = [table(("account", "status", "micro-USD"), rows)]
     total = format_usd(int(found["totalAmountMicro"]))
     lines.append(f"{found['totalNew']} new grants, {total}; nothing was changed.")
     tell(found, is_json=is_json, text="\n".join(lines))
@@ -187,18 +249,23 @@ def preview(settings: OperatorSettings, campaign_id: str, file: Path, *, is_json
 @click.argument("campaign_id")
 @click.argument("batch_id", required=False)
 @as_json
-@click.pass_obj
-def batches(
-    settings: OperatorSettings, campaign_id: str, batch_id: str | None, *, is_json: bool
-) -> None:
-    """Show how far the lists of CAMPAIGN_ID are, or BATCH_ID with what failed."""
-    with _database(settings).reading() as tx:
-        if batch_id is not None:
-            found = views.show_batch(tx, campaign_id, batch_id)
-            listed = [found]
-        else:
-            found = views.list_batches(tx, campaign_id, limit=100, after=None)
-            listed = found["batches"]
+@with_desk
+def batches(desk: Host | Api, campaign_id: str, batch_id: str | None, *, is_json: bool) -> None:
+    """Show how far the lists of CAMPAIGN_ID are, or BATCH_ID with what failed.
+
+    \b
+    Example:
+        arrakis campaign batches CAMPAIGN
+    """
+    if batch_id is not None:
+        found = _show_batch(desk, campaign_id, batch_id)
+        listed = [found]
+    else:
+        found = desk.read(
+            get("campaigns", campaign_id, "batches", query={"limit": 100}),
+            lambda tx: views.list_batches(tx, campaign_id, limit=100, after=None),
+        )
+        listed = found["batches"]
     text = "\n".join(_describe_batch(one) for one in listed) or "There is no list."
     tell(found, is_json=is_json, text=text)
 
@@ -207,7 +274,7 @@ def batches(
 @click.argument("grant_id")
 @with_reason
 @as_json
-@click.pass_obj
+@on_host
 def revoke(settings: OperatorSettings, grant_id: str, reason: str, *, is_json: bool) -> None:
     """Take back what is unspent of GRANT_ID; safe to repeat.
 
@@ -215,42 +282,52 @@ def revoke(settings: OperatorSettings, grant_id: str, reason: str, *, is_json: b
     Example:
         arrakis campaign revoke GRANT_ID --reason "granted to the wrong wallet"
     """
-    database = _database(settings)
-    terms = TermsCache(database, ceiling_micro=settings.billing_ceiling_micro)
-    with database.reading() as tx:
+    host = Host(settings)
+    with host.database.reading() as tx:
         campaign_id = revoking.campaign_of(tx, grant_id)
-    outcome = revoking.revoke(database, terms, operator(), campaign_id, grant_id, reason=reason)
+    outcome = revoking.revoke(
+        host.database, host.terms, host.actor, campaign_id, grant_id, reason=reason
+    )
     found = outcome.unwrap()
     taken, kept = (format_usd(int(found[name])) for name in ("revokedMicro", "keptMicro"))
     words = f"{grant_id} is revoked: {taken} came back, {kept} stay spent."
     tell(found, is_json=is_json, text=words)
 
 
+def _show(desk: Host | Api, campaign_id: str) -> Facts:
+    return desk.read(get("campaigns", campaign_id), lambda tx: lifecycle.show(tx, campaign_id))
+
+
+def _show_batch(desk: Host | Api, campaign_id: str, batch_id: str) -> Facts:
+    return desk.read(
+        get("campaigns", campaign_id, "batches", batch_id),
+        lambda tx: views.show_batch(tx, campaign_id, batch_id),
+    )
+
+
 def _move(
-    settings: OperatorSettings, campaign_id: str, action: Action, *, is_sure: bool, is_json: bool
+    desk: Host | Api, campaign_id: str, action: Action, *, is_sure: bool, is_json: bool
 ) -> None:
-    database = _database(settings)
     if not is_sure:
-        with database.reading() as tx:
-            click.echo(_describe(lifecycle.show(tx, campaign_id)), err=True)
-        click.confirm(f"{action.value} it?", abort=True, err=True)
-    with database.transaction() as tx:
-        outcome = lifecycle.move(tx, operator(), campaign_id, action)
-    found = outcome.unwrap()
+        click.echo(_describe(_show(desk, campaign_id)), err=True)
+        confirm(f"{action.value.capitalize()} it?", is_sure=False)
+    found = desk.change(
+        post("campaigns", campaign_id, action.value),
+        lambda tx, actor: lifecycle.move(tx, actor, campaign_id, action),
+    ).facts
     tell(found, is_json=is_json, text=_describe(found))
 
 
-def _work(
-    database: Database, terms: TermsCache, batch: dict[str, Any], *, is_quiet: bool
-) -> dict[str, Any]:
-    """Work a list off here, beside the workers, until it is done or waits for somebody."""
-    while batch["status"] in ("queued", "running"):
-        if not working.work_off(database, terms, only=batch["batchId"]):
-            time.sleep(_LOOK_SECONDS)  # a worker has it
-        with database.reading() as tx:
-            batch = views.show_batch(tx, batch["campaignId"], batch["batchId"])
-        if not is_quiet:
-            click.echo(f"{batch['done']} of {batch['total']}", err=True)
+def _wait(desk: Host | Api, batch: Facts) -> Facts:
+    """Wait until a list is done or waits for somebody; on the host, work beside the workers."""
+    with progress("Granting") as so_far:
+        while batch["status"] in ("queued", "running"):
+            if isinstance(desk, Api):
+                time.sleep(_ASK_SECONDS)
+            elif not working.work_off(desk.database, desk.terms, only=batch["batchId"]):
+                time.sleep(_LOOK_SECONDS)  # a worker has it
+            batch = _show_batch(desk, batch["campaignId"], batch["batchId"])
+            so_far(batch["done"], batch["total"])
     return batch
 
 
@@ -266,18 +343,13 @@ def _object(text: str | None) -> str | None:
     return json.dumps(found, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 
-def _database(settings: OperatorSettings) -> Database:
-    return Database(settings.database_url, after_commit=[BalanceCache(settings.redis_url)])
-
-
-def _spent(found: dict[str, Any]) -> str:
-    spent, budget = int(found["spentMicro"]), int(found["budgetMicro"])
-    return f"{format_usd(spent)} of {format_usd(budget)}"
+def _spent(found: dict[str, Any]) -> tuple[str, str]:
+    return format_usd(int(found["spentMicro"])), format_usd(int(found["budgetMicro"]))
 
 
 def _describe(found: dict[str, Any]) -> str:
-    lines = [f"  {name:18} {value}" for name, value in found.items() if value is not None]
-    return "\n".join([f"{found['campaignId']}: {_spent(found)} spent", *lines[1:]])
+    head = f"{found['campaignId']}: {' of '.join(_spent(found))} spent"
+    return f"{head}\n{fields({n: value for n, value in found.items() if n != 'campaignId'})}"
 
 
 def _describe_batch(found: dict[str, Any]) -> str:

@@ -5,17 +5,16 @@ from typing import Any, Literal
 
 import click
 
-from shared.balance_cache import BalanceCache
-from shared.cli.acting import operator, with_reason
-from shared.cli.output import as_json, tell
-from shared.config import OperatorSettings
-from shared.database import Database
-from shared.ledger.terms import Mode, TermsCache
+from shared.cli.acting import confirm, confirmed, with_reason
+from shared.cli.api import Api
+from shared.cli.desk import Call, Host, get, post, with_desk
+from shared.cli.output import as_json, table, tell
+from shared.ledger.terms import Mode
 from shared.models.ledger import MODES
-from shared.operations import modes, rehearsal
-from shared.operations import settings as desk
+from shared.operations import modes, rehearsal, settings
 
 _BAD_NEWS = 1
+_SHOWN_MAX = 24
 
 
 @click.group()
@@ -25,17 +24,20 @@ def config() -> None:
 
 @config.command("list")
 @as_json
-@click.pass_obj
-def list_settings(settings: OperatorSettings, *, is_json: bool) -> None:
+@with_desk
+def list_settings(desk: Host | Api, *, is_json: bool) -> None:
     """List every setting; exit 1 if they make no sense together.
 
     \b
     Example:
         arrakis config list
     """
-    with Database(settings.database_url).reading() as tx:
-        found = desk.list_settings(tx)
-    lines = [_line(one) for one in found["settings"]]
+    found = desk.read(get("config"), settings.list_settings)
+    rows = [
+        (one["key"], _short(one["value"]), f"{one['meaning']} ({one['unit']}; {one['allowed']})")
+        for one in found["settings"]
+    ]
+    lines = [table(("key", "value", "meaning"), rows)]
     if found["fault"]:
         lines.append(f"Running processes keep their last good values: {found['fault']}")
     tell(found, is_json=is_json, text="\n".join(lines))
@@ -43,19 +45,18 @@ def list_settings(settings: OperatorSettings, *, is_json: bool) -> None:
         sys.exit(_BAD_NEWS)
 
 
-@config.command()
+@config.command("get")
 @click.argument("key")
 @as_json
-@click.pass_obj
-def get(settings: OperatorSettings, key: str, *, is_json: bool) -> None:
+@with_desk
+def show_setting(desk: Host | Api, key: str, *, is_json: bool) -> None:
     """Show the setting KEY: its value alone, or all about it with --json.
 
     \b
     Example:
         arrakis config get reserve_ttl_seconds
     """
-    with Database(settings.database_url).reading() as tx:
-        found = desk.show_setting(tx, key)
+    found = desk.read(get("config", key), lambda tx: settings.show_setting(tx, key))
     tell(found, is_json=is_json, text=found["value"])
 
 
@@ -63,10 +64,8 @@ def get(settings: OperatorSettings, key: str, *, is_json: bool) -> None:
 @click.argument("pairs", nargs=-1, required=True, metavar="KEY VALUE [KEY VALUE]...")
 @with_reason
 @as_json
-@click.pass_obj
-def set_settings(
-    settings: OperatorSettings, pairs: tuple[str, ...], reason: str, *, is_json: bool
-) -> None:
+@with_desk
+def set_settings(desk: Host | Api, pairs: tuple[str, ...], reason: str, *, is_json: bool) -> None:
     """Change settings together; running processes obey within five seconds.
 
     \b
@@ -77,9 +76,11 @@ def set_settings(
     keys, values = pairs[::2], pairs[1::2]
     if len(keys) != len(values) or len(set(keys)) != len(keys):
         raise click.UsageError("Give a VALUE for each KEY, and each KEY once.")
-    with Database(settings.database_url).transaction() as tx:
-        outcome = desk.change_settings(tx, operator(), dict(zip(keys, values, strict=True)), reason)
-    found = outcome.unwrap()
+    wanted = dict(zip(keys, values, strict=True))
+    found = desk.change(
+        Call("PATCH", ("config",), body={"values": wanted, "reason": reason}, is_repeatable=False),
+        lambda tx, actor: settings.change_settings(tx, actor, wanted, reason),
+    ).facts
     lines = [f"{key}: {one['old']} -> {one['new']}" for key, one in found["changed"].items()]
     tell(found, is_json=is_json, text="\n".join(lines or ["Nothing to change."]))
 
@@ -91,22 +92,32 @@ def mode() -> None:
 
 @mode.command("show")
 @as_json
-@click.pass_obj
-def show_mode(settings: OperatorSettings, *, is_json: bool) -> None:
-    """Show the billing mode."""
-    with Database(settings.database_url).reading() as tx:
-        found = modes.show_mode(tx)
+@with_desk
+def show_mode(desk: Host | Api, *, is_json: bool) -> None:
+    """Show the billing mode.
+
+    \b
+    Example:
+        arrakis mode show
+    """
+    found = desk.read(get("mode"), modes.show_mode)
     tell(found, is_json=is_json, text=f"{found['mode']}, since {found['since']}")
 
 
 @mode.command("readiness")
 @as_json
-@click.pass_obj
-def show_readiness(settings: OperatorSettings, *, is_json: bool) -> None:
-    """Show the runbook's checklist with what the data says; exit 1 if the next mode must wait."""
-    with Database(settings.database_url).reading() as tx:
-        found = modes.show_readiness(tx)
-    lines = [_checked(item) for item in found["items"]]
+@with_desk
+def show_readiness(desk: Host | Api, *, is_json: bool) -> None:
+    """Show the runbook's checklist with what the data says; exit 1 if the next mode must wait.
+
+    \b
+    Example:
+        arrakis mode readiness
+    """
+    found = desk.read(get("mode", "readiness"), modes.show_readiness)
+    lines = [
+        table(("met", "point", "is", "asked", "figures", "from"), map(_checked, found["items"]))
+    ]
     waits = [name for name, is_ready in found["ready"].items() if not is_ready]
     lines.append(f"The mode is {found['mode']}. Not ready for: {', '.join(waits) or 'nothing'}.")
     tell(found, is_json=is_json, text="\n".join(lines))
@@ -118,24 +129,36 @@ def show_readiness(settings: OperatorSettings, *, is_json: bool) -> None:
 @click.argument("wanted", metavar="MODE", type=click.Choice(MODES))
 @with_reason
 @click.option("--force", "is_forced", is_flag=True, help="Go up without the evidence.")
+@confirmed
 @as_json
-@click.pass_obj
+@with_desk
 def set_mode(
-    settings: OperatorSettings, wanted: Mode, reason: str, *, is_forced: bool, is_json: bool
+    desk: Host | Api,
+    wanted: Mode,
+    reason: str,
+    *,
+    is_forced: bool,
+    is_sure: bool,
+    is_json: bool,
 ) -> None:
     """Set the billing mode to MODE; running processes obey within five seconds.
 
     Going up (shadow, soft, live) asks for the evidence of `arrakis mode readiness`; going down is
-    always allowed.
+    always allowed, and asks nobody.
 
     \b
     Examples:
-        arrakis mode set soft --reason "seven clean days"
+        arrakis mode set soft --reason "seven clean days" --yes
         arrakis mode set shadow --reason "incident 7"
     """
-    with Database(settings.database_url).transaction() as tx:
-        outcome = modes.set_mode(tx, operator(), wanted, reason=reason, is_forced=is_forced)
-    found = outcome.unwrap()
+    mode_now = desk.read(get("mode"), modes.show_mode)["mode"]
+    if is_forced or MODES.index(wanted) > MODES.index(mode_now):
+        by_force = ", whatever the evidence says" if is_forced else ""
+        confirm(f"Go from {mode_now} to {wanted}{by_force}?", is_sure=is_sure)
+    found = desk.change(
+        post("mode", body={"mode": wanted, "reason": reason, "force": is_forced}),
+        lambda tx, actor: modes.set_mode(tx, actor, wanted, reason=reason, is_forced=is_forced),
+    ).facts
     words = "is" if found["isChanged"] else "was already"
     tell(found, is_json=is_json, text=f"The mode {words} {found['mode']}.")
 
@@ -145,8 +168,8 @@ def set_mode(
     "--mode", "wanted", type=click.Choice([*MODES, "all"]), default="all", show_default=True
 )
 @as_json
-@click.pass_obj
-def rehearse(settings: OperatorSettings, wanted: Mode | Literal["all"], *, is_json: bool) -> None:
+@with_desk
+def rehearse(desk: Host | Api, wanted: Mode | Literal["all"], *, is_json: bool) -> None:
     """Try 402, clawback and dead letters on the sandbox account; exit 1 if a check failed.
 
     Safe at any time, whatever mode is in force: nobody else's credits are touched, and what it
@@ -156,34 +179,37 @@ def rehearse(settings: OperatorSettings, wanted: Mode | Literal["all"], *, is_js
     Example:
         arrakis mode rehearse --mode live
     """
-    database = Database(settings.database_url, after_commit=[BalanceCache(settings.redis_url)])
-    terms = TermsCache(database, ceiling_micro=settings.billing_ceiling_micro)
     chosen = rehearsal.ALL_MODES if wanted == "all" else (wanted,)
-    found = rehearsal.rehearse(database, terms, operator(), chosen)
-    lines = [
-        f"{'passed' if one['passed'] else 'FAILED':6}  {one['mode']:6}  {one['check']:6}"
-        f"  {one.get('because', '')}".rstrip()
+    found = desk.work(
+        post("mode", "rehearse", body={"mode": wanted}),
+        lambda host: rehearsal.rehearse(host.database, host.terms, host.actor, chosen),
+    ).facts
+    rows = [
+        (
+            "passed" if one["passed"] else "FAILED",
+            one["mode"],
+            one["check"],
+            one.get("because", ""),
+        )
         for one in found["checks"]
     ]
-    tell(found, is_json=is_json, text="\n".join(lines))
+    text = table(("result", "mode", "check", "because"), rows)
+    tell(found, is_json=is_json, text=text)
     if not found["passed"]:
         sys.exit(_BAD_NEWS)
 
 
-def _line(one: dict[str, Any]) -> str:
-    value = " ".join(one["value"].split())
-    shown = value if len(value) <= 60 else f"{value[:57]}..."  # noqa: PLR2004  a column's width
-    return f"{one['key']:28} {shown:24}  {one['meaning']} ({one['unit']}; {one['allowed']})"
+def _short(value: str) -> str:
+    """Return a value on one line; `config get` shows a long one whole."""
+    line = " ".join(value.split())
+    return line if len(line) <= _SHOWN_MAX else f"{line[: _SHOWN_MAX - 3]}..."
 
 
-def _checked(item: dict[str, Any]) -> str:
+def _checked(item: dict[str, Any]) -> tuple[str, ...]:
     figures = ", ".join(f"{name} {value}" for name, value in item["figures"].items())
-    value = item["value"] or "unknown"
     sources = "; ".join(_source(one) for one in item["evidence"]) or "nothing recorded"
-    return (
-        f"{item['met']:8} {item['id']:24} {value} (asked: {item['threshold']})  {item['asks']}"
-        f" [{figures}; from {sources}]"
-    )
+    point = f"{item['id']}: {item['asks']}"
+    return item["met"], point, item["value"] or "unknown", item["threshold"], figures, sources
 
 
 def _source(evidence: dict[str, Any]) -> str:

@@ -5,16 +5,17 @@ import sys
 import click
 
 from shared.cli.checkup import examine
-from shared.cli.output import as_json, tell
-from shared.config import DoctorSettings, load_settings
+from shared.cli.desk import on_host
+from shared.cli.output import as_json, table, tell
+from shared.config import DoctorSettings
 
 _BAD_NEWS, _AWAY = 1, 3
-_COLOURS = {"ok": "green", "warning": "yellow", "wrong": "red", "away": "magenta"}
 
 
 @click.command()
 @as_json
-def doctor(*, is_json: bool) -> None:
+@on_host
+def doctor(settings: DoctorSettings, *, is_json: bool) -> None:
     """Check settings, database, clock, Redis, provider, networks and disk, a line each.
 
     Changes nothing. Exit 3 if something is away, else 1 if something is wrong, else 0.
@@ -23,14 +24,10 @@ def doctor(*, is_json: bool) -> None:
     Example:
         arrakis doctor
     """
-    findings = list(examine(load_settings(DoctorSettings)))
-    lines = [
-        f"{click.style(f'{one.verdict:8}', fg=_COLOURS[one.verdict])}{one.check}: {one.told}"
-        + (f". {one.advice}" if one.advice else "")
-        for one in findings
-    ]
-    # click.echo takes the colours away again unless it writes to a terminal.
-    tell({"findings": [vars(one) for one in findings]}, is_json=is_json, text="\n".join(lines))
+    findings = list(examine(settings))
+    rows = [(one.verdict, one.check, one.told, one.advice) for one in findings]
+    text = table(("verdict", "check", "found", "what to do"), rows)
+    tell({"findings": [vars(one) for one in findings]}, is_json=is_json, text=text)
     verdicts = {one.verdict for one in findings}
     if "away" in verdicts:
         sys.exit(_AWAY)

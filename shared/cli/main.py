@@ -1,7 +1,9 @@
 """``arrakis``: the operators' command. Exit 0 fine, 1 bad news, 2 wrong use, 3 dependency away."""
 
 import sys
-from datetime import UTC, datetime
+from datetime import datetime
+from functools import partial
+from pathlib import Path
 
 import click
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
@@ -25,8 +27,17 @@ from shared.cli import (
     tokens,
     webhooks,
 )
-from shared.cli.output import as_json, keep_logs_apart, tell
-from shared.config import OperatorSettings, SettingsError, load_settings
+from shared.cli.api import Api, token_from
+from shared.cli.desk import KEY, Host, on_host
+from shared.cli.options import MOMENT
+from shared.cli.output import as_json, keep_logs_apart, progress, table, tell
+from shared.config import (
+    DoctorSettings,
+    OperatorSettings,
+    RemoteSettings,
+    SettingsError,
+    load_settings,
+)
 from shared.database import Database
 from shared.errors import ArrakisError, Invalid, Unavailable
 from shared.ledger import explain, integrity
@@ -36,23 +47,55 @@ _BAD_NEWS, _WRONG_USE, _AWAY = 1, 2, 3
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="arrakis-billing")
+@click.option(
+    "--api", "api_url", metavar="URL", help="Work through this service; default ARRAKIS_API_URL."
+)
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    help="Where the admin's token for it is; default ARRAKIS_API_TOKEN.",
+)
+@click.version_option(package_name="arrakis-billing", prog_name="arrakis")
 @click.pass_context
-def arrakis(context: click.Context) -> None:
-    """Operate Arrakis Billing: migrate the database, make tokens, check the ledger.
+def arrakis(context: click.Context, api_url: str | None, token_file: Path | None) -> None:
+    """Operate Arrakis Billing: accounts, payments, dead letters, campaigns, settings, the ledger.
 
-    The database is the one that DATABASE_URL names (default: data/sietch.db).
+    Works on the database that DATABASE_URL names (default: data/sietch.db), or with --api on a
+    running service, through its admin API: then the token says who acts. What makes sense only
+    where the system runs (migrate, backup, doctor, cache, making tokens) says so.
+
+    Exit 0 is fine, 1 bad news, 2 wrong use, 3 a dependency is away.
+
+    \b
+    Examples:
+        arrakis status
+        arrakis --api https://billing.example.com --token-file token.txt account list
     """
     keep_logs_apart()
-    if context.invoked_subcommand != "doctor":  # which says itself what is wrong with them
-        context.obj = load_settings(OperatorSettings)
+    remote = load_settings(RemoteSettings)
+    url = remote.arrakis_api_url if api_url is None else api_url
+    if url:
+        context.meta[KEY] = Api(url, partial(token_from, remote.arrakis_api_token, token_file))
+        return
+    if token_file is not None:
+        raise click.UsageError("--token-file is for an API: name it with --api.")
+    if context.invoked_subcommand == "doctor":  # which says itself what is wrong with them
+        context.obj = load_settings(DoctorSettings)
+        return
+    context.obj = load_settings(OperatorSettings)
+    context.meta[KEY] = Host(context.obj)
 
 
 @arrakis.command()
 @as_json
-@click.pass_obj
+@on_host
 def migrate(settings: OperatorSettings, *, is_json: bool) -> None:
-    """Apply every missing migration; running it again changes nothing."""
+    """Apply every missing migration; running it again changes nothing.
+
+    \b
+    Example:
+        arrakis migrate
+    """
     database = Database(settings.database_url)
     names = schema.upgrade(database)
     tell({"applied": names}, is_json=is_json, text=_migrated(names))
@@ -69,40 +112,49 @@ def ledger() -> None:
 
 @ledger.command("verify")
 @as_json
-@click.pass_obj
+@on_host
 def verify(settings: OperatorSettings, *, is_json: bool) -> None:
-    """Check every invariant of the ledger; exit 1 and say where if one does not hold."""
-    database = Database(settings.database_url)
-    schema.require_current(database)
-    with database.reading() as tx:
-        breaches = integrity.verify(tx)
+    """Check every invariant of the ledger; exit 1 and say where if one does not hold.
+
+    \b
+    Example:
+        arrakis ledger verify
+    """
+    with progress("Verifying") as so_far, Host(settings).database.reading() as tx:
+        breaches = integrity.verify(tx, progress=so_far)
         sums = integrity.totals(tx)
-    lines = [
-        f"{b.invariant}: {b.place}: expected {b.expected}, found {b.found}" for b in breaches
-    ] or [f"All {len(integrity.INVARIANTS)} invariants hold."]
+    rows = [(one.invariant, one.place, one.expected, one.found) for one in breaches]
+    text = (
+        table(("invariant", "where", "expected", "found"), rows)
+        if rows
+        else f"All {len(integrity.INVARIANTS)} invariants hold."
+    )
     facts = {
         "invariants": len(integrity.INVARIANTS),
         "breaches": [vars(breach) for breach in breaches],
         "totalsMicro": {name: str(value) for name, value in sums.items()},
     }
-    tell(facts, is_json=is_json, text="\n".join(lines))
+    tell(facts, is_json=is_json, text=text)
     if breaches:
         sys.exit(_BAD_NEWS)
 
 
 @ledger.command("balance")
 @click.argument("account_id")
-@click.option("--as-of", type=click.DateTime(), help="UTC; default now.")
+@click.option("--as-of", type=MOMENT, help="UTC; default now.")
 @as_json
-@click.pass_obj
+@on_host
 def balance(
     settings: OperatorSettings, account_id: str, as_of: datetime | None, *, is_json: bool
 ) -> None:
-    """Show what ACCOUNT_ID had available at a time, summed from its entries."""
-    database = Database(settings.database_url)
-    moment = as_of.replace(tzinfo=UTC) if as_of else database.clock()
-    with database.reading() as tx:
-        found = explain.balance_as_of(tx, account_id, moment)
+    """Show what ACCOUNT_ID had available at a time, summed from its entries.
+
+    \b
+    Example:
+        arrakis ledger balance ACCOUNT --as-of "2026-11-22 12:00:00"
+    """
+    with Host(settings).database.reading() as tx:
+        found = explain.balance_as_of(tx, account_id, as_of or tx.now)
     words = f"{found['availableMicro']} micro-USD ({format_usd(int(found['availableMicro']))})"
     tell(found, is_json=is_json, text=f"{account_id} had {words} at {found['asOf']}.")
 
@@ -130,7 +182,12 @@ arrakis.add_command(status.status)
 def main() -> None:
     """Run the command; say what is wrong in a sentence, with the exit code that scripts read."""
     try:
-        arrakis()
+        " ".join(sys.argv).encode()
+    except UnicodeEncodeError:
+        click.echo("The arguments are not UTF-8.", err=True)
+        sys.exit(_WRONG_USE)
+    try:
+        arrakis(prog_name="arrakis")
     except SettingsError as error:
         click.echo(str(error), err=True)
         sys.exit(_WRONG_USE)

@@ -6,6 +6,7 @@ import click
 
 from shared.balance_cache import BalanceCache
 from shared.cli.acting import operator, with_reason
+from shared.cli.desk import on_host
 from shared.cli.output import as_json, tell
 from shared.config import OperatorSettings
 from shared.database import Database
@@ -30,7 +31,7 @@ def proposals() -> None:
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
 @click.option("--after", metavar="CURSOR", help="The nextCursor of the page before.")
 @as_json
-@click.pass_obj
+@on_host
 def list_proposals(
     settings: OperatorSettings,
     status: str | None,
@@ -61,9 +62,14 @@ def list_proposals(
 @proposals.command()
 @click.argument("proposal_id")
 @as_json
-@click.pass_obj
+@on_host
 def show(settings: OperatorSettings, proposal_id: str, *, is_json: bool) -> None:
-    """Show PROPOSAL_ID."""
+    """Show PROPOSAL_ID.
+
+    \b
+    Example:
+        arrakis mint-proposals show PROPOSAL
+    """
     with Database(settings.database_url).reading() as tx:
         found = mint_proposals.show(tx, proposal_id)
     tell(found, is_json=is_json, text=describe_proposal(found))
@@ -72,7 +78,7 @@ def show(settings: OperatorSettings, proposal_id: str, *, is_json: bool) -> None
 @proposals.command()
 @click.argument("proposal_id")
 @as_json
-@click.pass_obj
+@on_host
 def approve(settings: OperatorSettings, proposal_id: str, *, is_json: bool) -> None:
     """Mint what another person proposed.
 
@@ -92,9 +98,14 @@ def approve(settings: OperatorSettings, proposal_id: str, *, is_json: bool) -> N
 @click.argument("proposal_id")
 @with_reason
 @as_json
-@click.pass_obj
+@on_host
 def reject(settings: OperatorSettings, proposal_id: str, reason: str, *, is_json: bool) -> None:
-    """Reject PROPOSAL_ID for good."""
+    """Reject PROPOSAL_ID for good.
+
+    \b
+    Example:
+        arrakis mint-proposals reject PROPOSAL --reason "the wrong account"
+    """
     with Database(settings.database_url).transaction() as tx:
         outcome = mint_proposals.reject(tx, operator(), proposal_id, reason)
     found = outcome.unwrap()
@@ -104,9 +115,14 @@ def reject(settings: OperatorSettings, proposal_id: str, reason: str, *, is_json
 @proposals.command()
 @click.argument("proposal_id")
 @as_json
-@click.pass_obj
+@on_host
 def withdraw(settings: OperatorSettings, proposal_id: str, *, is_json: bool) -> None:
-    """Take your own proposal PROPOSAL_ID back."""
+    """Take your own proposal PROPOSAL_ID back.
+
+    \b
+    Example:
+        arrakis mint-proposals withdraw PROPOSAL
+    """
     with Database(settings.database_url).transaction() as tx:
         outcome = mint_proposals.withdraw(tx, operator(), proposal_id)
     found = outcome.unwrap()

@@ -11,6 +11,7 @@ import click
 from shared import schema
 from shared.balance_cache import BalanceCache
 from shared.cli.acting import operator
+from shared.cli.desk import on_host
 from shared.cli.output import as_json, tell
 from shared.config import OperatorSettings
 from shared.database import Database
@@ -39,7 +40,7 @@ def reconcile() -> None:
     help="Payments that changed since then are compared with the provider.",
 )
 @as_json
-@click.pass_obj
+@on_host
 def run(
     settings: OperatorSettings, *, is_cache: bool, provider: bool, days: int, is_json: bool
 ) -> None:
@@ -64,7 +65,7 @@ def run(
 @reconcile.command()
 @click.argument("run_id", required=False)
 @as_json
-@click.pass_obj
+@on_host
 def show(settings: OperatorSettings, run_id: str | None, *, is_json: bool) -> None:
     """Show what the last daily run found, or RUN_ID; exit 1 if something is wrong.
 

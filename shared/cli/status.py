@@ -6,7 +6,8 @@ from typing import Any
 import click
 
 from shared import schema
-from shared.cli.output import as_json, tell
+from shared.cli.desk import on_host
+from shared.cli.output import as_json, table, tell
 from shared.clock import to_wire
 from shared.config import OperatorSettings
 from shared.database import Database
@@ -18,11 +19,15 @@ _LAG_SECONDS = 60
 
 @click.command()
 @as_json
-@click.pass_obj
+@on_host
 def status(settings: OperatorSettings, *, is_json: bool) -> None:
     """Show the workers' ticks, what is due in each queue, and the dead letters.
 
     Exit 1 if a tick is missing, work is due for more than a minute, or a person is needed.
+
+    \b
+    Example:
+        arrakis status
     """
     database = Database(settings.database_url)
     schema.require_current(database)
@@ -62,13 +67,16 @@ def _tick(tick: ticks.TickState) -> dict[str, Any]:
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:
-    lines = [
-        f"{one['name']:40} every {one['everySeconds']:>4} s, last {one['succeededAt'] or 'never'}"
-        + (f" ({one['error']})" if one["error"] else "")
+    seen = [
+        (one["name"], one["everySeconds"], one["succeededAt"] or "never", one["error"] or "")
         for one in facts["ticks"]
     ]
-    lines += [
-        f"{lag['queue']:12} {lag['kind']:18} {lag['rows']:>6} due, oldest {lag['seconds']:.0f} s"
-        for lag in facts["queues"]
+    due = [
+        (lag["queue"], lag["kind"], lag["rows"], round(lag["seconds"])) for lag in facts["queues"]
     ]
-    return [*lines, f"dead letters {facts['deadLetters'] or 'none'}"]
+    letters = ", ".join(f"{count} {name}" for name, count in sorted(facts["deadLetters"].items()))
+    return [
+        *([table(("tick", "every s", "last done", "error"), seen), ""] if seen else []),
+        *([table(("queue", "kind", "due", "oldest s"), due), ""] if due else []),
+        f"Dead letters: {letters or 'none'}.",
+    ]

@@ -1,16 +1,18 @@
 """``arrakis token``: make short-lived tokens with the secrets of this environment, and revoke."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 
 import click
 import jwt
 
-from shared.cli.acting import operator, with_reason
+from shared.cli.acting import with_reason
+from shared.cli.api import Api
+from shared.cli.desk import Host, on_host, post, with_desk
+from shared.cli.options import MOMENT, wire_time
 from shared.cli.output import as_json, tell
 from shared.clock import add_seconds, system_clock, to_wire
 from shared.config import OperatorSettings
-from shared.database import Database
 from shared.ids import new_id
 from shared.operations import tokens
 
@@ -37,14 +39,13 @@ def token() -> None:
 @token.command()
 @click.option("--subject", default="loa-finn", show_default=True, help="Service or tenant.")
 @as_json
-@click.pass_obj
+@on_host
 def s2s(settings: OperatorSettings, *, subject: str, is_json: bool) -> None:
     """A token as loa-finn sends it; it lives 300 s.
 
     \b
     Example:
-        curl -H "Authorization: Bearer $(arrakis token s2s)" \\
-            http://127.0.0.1:8000/api/internal/accounts/ACCOUNT/balance
+        TOKEN=$(arrakis token s2s)
     """
     secret = _required(settings.billing_internal_jwt_secret, "BILLING_INTERNAL_JWT_SECRET")
     claims = {"iss": "loa-finn", "aud": "arrakis-internal", "sub": subject}
@@ -62,7 +63,7 @@ def s2s(settings: OperatorSettings, *, subject: str, is_json: bool) -> None:
     help=f"Comma-separated: {', '.join(ADMIN_SCOPES)}.",
 )
 @as_json
-@click.pass_obj
+@on_host
 def admin(settings: OperatorSettings, *, subject: str, scopes: list[str], is_json: bool) -> None:
     """A token for the admin API; it lives an hour, unless it is revoked.
 
@@ -88,14 +89,13 @@ def admin(settings: OperatorSettings, *, subject: str, scopes: list[str], is_jso
 @token.command()
 @click.argument("account_id")
 @as_json
-@click.pass_obj
+@on_host
 def member(settings: OperatorSettings, account_id: str, *, is_json: bool) -> None:
     """A token for one member's account; it lives an hour.
 
     \b
     Example:
-        curl -H "Authorization: Bearer $(arrakis token member ACCOUNT)" \\
-            http://127.0.0.1:8000/api/billing/balance
+        TOKEN=$(arrakis token member ACCOUNT)
     """
     secret = _required(settings.billing_member_jwt_secret, "BILLING_MEMBER_JWT_SECRET")
     claims = {"iss": "arrakis", "aud": "arrakis-billing", "sub": account_id}
@@ -105,11 +105,11 @@ def member(settings: OperatorSettings, account_id: str, *, is_json: bool) -> Non
 @token.command()
 @click.argument("jti")
 @with_reason
-@click.option("--until", type=click.DateTime(), help="UTC; when the token is over anyway.")
+@click.option("--until", type=MOMENT, help="UTC; when the token is over anyway.")
 @as_json
-@click.pass_obj
+@with_desk
 def revoke(
-    settings: OperatorSettings, jti: str, reason: str, until: datetime | None, *, is_json: bool
+    desk: Host | Api, jti: str, reason: str, until: datetime | None, *, is_json: bool
 ) -> None:
     """Refuse the admin token of JTI in every process within five seconds.
 
@@ -120,9 +120,15 @@ def revoke(
     Example:
         arrakis token revoke "$LEAKED_TOKEN" --reason "was pasted into a chat"
     """
-    moment = until.replace(tzinfo=UTC) if until else None
-    with Database(settings.database_url).transaction() as tx:
-        done = tokens.revoke(tx, operator(), _jti_of(jti), reason=reason, until=moment)
+    named = _jti_of(jti)
+    done = desk.change(
+        post(
+            "tokens",
+            "revoke",
+            body={"jti": named, "reason": reason, "until": wire_time(until)},
+        ),
+        lambda tx, actor: tokens.revoke(tx, actor, named, reason=reason, until=until),
+    ).facts
     words = f"{done['jti']} is refused within {done['actsWithinSeconds']} s from now."
     tell(done, is_json=is_json, text=words)
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from shared.cli.acting import operator
+from shared.cli.acting import confirm, confirmed, operator
+from shared.cli.desk import on_host
 from shared.cli.output import as_json, tell
 from shared.config import OperatorSettings
 from shared.database import Database
@@ -35,7 +36,7 @@ def webhook() -> None:
 )
 @click.option("--description", help="Whose it is.")
 @as_json
-@click.pass_obj
+@on_host
 def add(
     settings: OperatorSettings,
     *,
@@ -62,9 +63,14 @@ def add(
 
 @webhook.command("list")
 @as_json
-@click.pass_obj
+@on_host
 def list_endpoints(settings: OperatorSettings, *, is_json: bool) -> None:
-    """List endpoints, oldest first; exit 1 if one is disabled or failing."""
+    """List endpoints, oldest first; exit 1 if one is disabled or failing.
+
+    \b
+    Example:
+        arrakis webhook list
+    """
     with Database(settings.database_url).reading() as tx:
         found = endpoints.list_endpoints(tx)
     lines = [
@@ -79,9 +85,14 @@ def list_endpoints(settings: OperatorSettings, *, is_json: bool) -> None:
 @webhook.command()
 @click.argument("endpoint_id")
 @as_json
-@click.pass_obj
+@on_host
 def show(settings: OperatorSettings, endpoint_id: str, *, is_json: bool) -> None:
-    """Show ENDPOINT_ID with its last deliveries."""
+    """Show ENDPOINT_ID with its last deliveries.
+
+    \b
+    Example:
+        arrakis webhook show ENDPOINT
+    """
     with Database(settings.database_url).reading() as tx:
         found = endpoints.show(tx, endpoint_id)
         last = sent.list_deliveries(tx, endpoint_id, limit=_LAST_DELIVERIES)["deliveries"]
@@ -91,13 +102,17 @@ def show(settings: OperatorSettings, endpoint_id: str, *, is_json: bool) -> None
 
 @webhook.command()
 @click.argument("endpoint_id")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@confirmed
 @as_json
-@click.pass_obj
-def remove(settings: OperatorSettings, endpoint_id: str, *, yes: bool, is_json: bool) -> None:
-    """Remove ENDPOINT_ID and cancel what waits for it."""
-    if not yes:
-        click.confirm(f"Remove {endpoint_id}?", abort=True, err=True)
+@on_host
+def remove(settings: OperatorSettings, endpoint_id: str, *, is_sure: bool, is_json: bool) -> None:
+    """Remove ENDPOINT_ID and cancel what waits for it.
+
+    \b
+    Example:
+        arrakis webhook remove ENDPOINT --yes
+    """
+    confirm(f"Remove {endpoint_id}?", is_sure=is_sure)
     with Database(settings.database_url).transaction() as tx:
         gone = endpoints.remove(tx, operator(), endpoint_id)
     tell(gone, is_json=is_json, text=f"Removed; {gone['cancelled']} deliveries were cancelled.")
@@ -106,27 +121,42 @@ def remove(settings: OperatorSettings, endpoint_id: str, *, yes: bool, is_json: 
 @webhook.command()
 @click.argument("endpoint_id")
 @as_json
-@click.pass_obj
+@on_host
 def enable(settings: OperatorSettings, endpoint_id: str, *, is_json: bool) -> None:
-    """Enable ENDPOINT_ID again; what waits for it is delivered."""
+    """Enable ENDPOINT_ID again; what waits for it is delivered.
+
+    \b
+    Example:
+        arrakis webhook enable ENDPOINT
+    """
     _set_active(settings, endpoint_id, is_active=True, is_json=is_json)
 
 
 @webhook.command()
 @click.argument("endpoint_id")
 @as_json
-@click.pass_obj
+@on_host
 def disable(settings: OperatorSettings, endpoint_id: str, *, is_json: bool) -> None:
-    """Stop sending to ENDPOINT_ID; what waits stays until it is enabled."""
+    """Stop sending to ENDPOINT_ID; what waits stays until it is enabled.
+
+    \b
+    Example:
+        arrakis webhook disable ENDPOINT
+    """
     _set_active(settings, endpoint_id, is_active=False, is_json=is_json)
 
 
 @webhook.command()
 @click.argument("endpoint_id")
 @as_json
-@click.pass_obj
+@on_host
 def rotate(settings: OperatorSettings, endpoint_id: str, *, is_json: bool) -> None:
-    """Give ENDPOINT_ID a new secret and print it, this once; the earlier one signs for a day."""
+    """Give ENDPOINT_ID a new secret and print it, this once; the earlier one signs for a day.
+
+    \b
+    Example:
+        arrakis webhook rotate ENDPOINT
+    """
     with Database(settings.database_url).transaction() as tx:
         found = endpoints.rotate_secret(tx, operator(), make_keys(settings), endpoint_id)
     tell(found, is_json=is_json, text=f"{_describe(found)}\nThe earlier secret signs for a day.")
@@ -135,9 +165,14 @@ def rotate(settings: OperatorSettings, endpoint_id: str, *, is_json: bool) -> No
 @webhook.command()
 @click.argument("endpoint_id")
 @as_json
-@click.pass_obj
+@on_host
 def test(settings: OperatorSettings, endpoint_id: str, *, is_json: bool) -> None:
-    """Have ENDPOINT_ID told of a test; the workers deliver it within seconds."""
+    """Have ENDPOINT_ID told of a test; the workers deliver it within seconds.
+
+    \b
+    Example:
+        arrakis webhook test ENDPOINT
+    """
     with Database(settings.database_url).transaction() as tx:
         told = endpoints.send_test(tx, operator(), endpoint_id)
     look = f"arrakis webhook deliveries {endpoint_id}"
@@ -148,9 +183,14 @@ def test(settings: OperatorSettings, endpoint_id: str, *, is_json: bool) -> None
 @click.argument("endpoint_id")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000))
 @as_json
-@click.pass_obj
+@on_host
 def deliveries(settings: OperatorSettings, endpoint_id: str, limit: int, *, is_json: bool) -> None:
-    """List what was sent to ENDPOINT_ID, newest first."""
+    """List what was sent to ENDPOINT_ID, newest first.
+
+    \b
+    Example:
+        arrakis webhook deliveries ENDPOINT --limit 50
+    """
     with Database(settings.database_url).reading() as tx:
         endpoints.show(tx, endpoint_id)
         found = sent.list_deliveries(tx, endpoint_id, limit=limit)
@@ -161,9 +201,14 @@ def deliveries(settings: OperatorSettings, endpoint_id: str, limit: int, *, is_j
 @webhook.command()
 @click.argument("delivery_id")
 @as_json
-@click.pass_obj
+@on_host
 def retry(settings: OperatorSettings, delivery_id: str, *, is_json: bool) -> None:
-    """Have DELIVERY_ID made again from the start, also if it had succeeded."""
+    """Have DELIVERY_ID made again from the start, also if it had succeeded.
+
+    \b
+    Example:
+        arrakis webhook retry DELIVERY
+    """
     with Database(settings.database_url).transaction() as tx:
         found = sent.retry(tx, operator(), delivery_id)
     tell(found, is_json=is_json, text=_line(found))

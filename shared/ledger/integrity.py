@@ -3,6 +3,7 @@
 Every statement returns rows (where, expected, found); no rows means that the invariant holds.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,9 +142,18 @@ class Breach:
     found: int
 
 
-def verify(tx: Tx) -> list[Breach]:
-    """Check every invariant in one snapshot; return the first breaches of each."""
-    return [breach for name in INVARIANTS for breach in check(tx, name)]
+def verify(
+    tx: Tx, *, progress: Callable[[int, int], None] = lambda _done, _of: None
+) -> list[Breach]:
+    """Check every invariant in one snapshot; return the first breaches of each.
+
+    *progress* is told after each how many are checked, and of how many.
+    """
+    breaches = []
+    for done, name in enumerate(INVARIANTS, start=1):
+        breaches += check(tx, name)
+        progress(done, len(INVARIANTS))
+    return breaches
 
 
 def check(tx: Tx, name: str, *, limit: int = _SAMPLE) -> list[Breach]:

@@ -9,8 +9,8 @@ from shared.operations.audit import Actor, record
 
 def create(
     tx: Tx, actor: Actor, *, entity_type: str, entity_id: str, account_id: str | None = None
-) -> tuple[Outcome, bool]:
-    """Return the account of an entity as callers see it, and whether it was made now.
+) -> Outcome:
+    """Return the account of an entity as callers see it; a repeat if it was there already.
 
     A refusal (Conflict ``account_exists``) changes nothing, but its audit row must be kept, so
     it is returned: the caller commits either.
@@ -20,7 +20,7 @@ def create(
         made_id, is_new = accounts.create_account(
             tx, entity_type=entity_type, entity_id=entity_id, account_id=account_id
         )
-        outcome = Outcome(queries.show_account(tx, made_id))
+        outcome = Outcome(queries.show_account(tx, made_id), is_replay=not is_new)
     except Conflict as refusal:
         made_id, outcome = refusal.details["accountId"], Outcome(error=refusal)
     if is_new or outcome.error is not None:
@@ -32,4 +32,4 @@ def create(
             target_id=made_id,
             details={"entityType": entity_type, "entityId": entity_id},
         )
-    return outcome, is_new
+    return outcome

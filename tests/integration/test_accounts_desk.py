@@ -89,11 +89,11 @@ def test_the_command_prints_a_table_that_adds_up(ledger: Ledger) -> None:
     code, output, _ = arrakis("account", "statement", account, *period, **at)
     lines = output.splitlines()
     assert code == 0
-    assert lines[1].split()[-3:] == ["opening", "balance", "1500"]
-    assert lines[-1].split()[-3:] == ["closing", "balance", "-1500"]
+    assert lines[2].split()[-4:] == ["opening", "balance", "-", "1500"]
+    assert lines[-1].split()[-4:] == ["closing", "balance", "-", "-1500"]
     code, found = told("account", "statement", account, *period, **at)
     assert (found["openingMicro"], found["closingMicro"]) == ("1500", "-1500")
-    assert len(found["entries"]) == len(lines) - 3
+    assert len(found["entries"]) == len(lines) - 4
     assert arrakis("account", "statement", "nobody", **at)[0] == 1
     backwards = ("--since", "2026-03-16", "--until", "2026-03-15")
     assert arrakis("account", "statement", account, *backwards, **at)[0] == 2
@@ -188,7 +188,7 @@ def test_command_and_api_show_the_same_account(ledger: Ledger, api_of: Any) -> N
 
 def test_a_mint_by_command_is_made_once_for_its_key(ledger: Ledger, redis_url: str) -> None:
     account, at = ledger.account(), {"DATABASE_URL": ledger.url, "REDIS_URL": redis_url}
-    order = ("mint", account, "5000000", "--description", "goodwill", "--key", unique("ticket"))
+    order = ("mint", account, "5000000", "--yes", "--description", "gift", "--key", unique("t"))
     code, first = told(*order, **at)
     assert code == 0
     code, again = told(*order, **at)
@@ -208,7 +208,7 @@ def test_a_mint_by_command_is_made_once_for_its_key(ledger: Ledger, redis_url: s
 def test_a_mint_for_a_payment_is_made_once_whoever_asks(ledger: Ledger, api_of: Any) -> None:
     """Behaviour 186: the same payment id credits once, by command and API alike."""
     account, at = ledger.account(), {"DATABASE_URL": ledger.url}
-    order = ("mint", account, "7000000", "--payment-id", "5745459419")
+    order = ("mint", account, "7000000", "--payment-id", "5745459419", "--yes")
     assert arrakis(*order, **at)[0] == 0
     api = api_of(ledger.url)
     by_api = api.post(
@@ -225,6 +225,7 @@ def test_an_amount_must_be_one_and_an_account_must_exist(ledger: Ledger) -> None
     account, at = ledger.account(), {"DATABASE_URL": ledger.url}
     for wrong in ("0", "-5", "1.5", "five", "99999999999999999"):
         assert arrakis("mint", account, "--", wrong, **at)[0] == 2
-    assert arrakis("mint", "nobody", "5", **at)[0] == 1
+    assert arrakis("mint", "nobody", "5", "--yes", **at)[0] == 1
+    assert arrakis("mint", account, "5", **at)[0] == 2  # nobody can be asked
     assert audited(ledger) == [("admin_mint_refused", "nobody")]
     assert ledger.balance(account) == (0, 0, 0)

@@ -52,7 +52,7 @@ def test_reset_forgets_in_batches_and_never_sends_keys(own_redis: str) -> None:
     code, found = told("cache", "reset", "a*c", REDIS_URL=own_redis)
     assert (code, found["forgotten"]) == (0, 1)
     assert redis.exists(f"{PREFIX}abc:general") == 1
-    assert arrakis("cache", "reset", REDIS_URL=own_redis)[:2] == (
+    assert arrakis("cache", "reset", "--yes", REDIS_URL=own_redis)[:2] == (
         0,
         "2501 cached balances forgotten.\n",
     )
@@ -86,6 +86,6 @@ def test_after_a_reset_the_balance_comes_from_the_database(ledger: Ledger, own_r
 
 
 def test_a_redis_that_is_away_is_told_with_exit_3() -> None:
-    code, output, complaint = arrakis("cache", "reset", REDIS_URL=NO_REDIS)
+    code, output, complaint = arrakis("cache", "reset", "--yes", REDIS_URL=NO_REDIS)
     assert (code, output, "redis_unavailable" in complaint) == (3, "", True)
     assert "Traceback" not in complaint

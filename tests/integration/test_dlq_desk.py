@@ -155,7 +155,8 @@ def test_the_command_line_lists_rehearses_retries_and_resolves(till: Till) -> No
     status, said = arrakis(till, "dlq", "retry", name, "--json")
     assert (status, json.loads(said.splitlines()[-1])["status"]) == (0, "completed")
     assert till.ledger.balance(payment.account)[0] == 25 * M
-    assert arrakis(till, "dlq", "resolve", name, "--reason", "done")[0] == 1
+    assert arrakis(till, "dlq", "resolve", name, "--reason", "done", "--yes")[0] == 1
+    assert arrakis(till, "dlq", "resolve", name, "--reason", "done")[0] == 2
     assert arrakis(till, "dlq", "resolve", name)[0] == 2
     assert arrakis(till, "dlq", "show", "dlq_none")[0] == 1
 

@@ -126,7 +126,7 @@ def test_a_proposal_is_rejected_withdrawn_listed_and_looked_up(desk: Api) -> Non
 
 def test_operators_decide_by_command_and_borrow_no_name(ledger: Ledger) -> None:
     account, at = ledger.account(), {"DATABASE_URL": ledger.url}
-    code, made = told("mint", account, LARGE, **at)
+    code, made = told("mint", account, LARGE, "--yes", **at)
     assert (code, made["status"]) == (0, "pending")
     proposal = made["proposalId"]
     borrowed = {"USER": "bob", "LOGNAME": "bob", "USERNAME": "bob"}

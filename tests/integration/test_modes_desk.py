@@ -139,11 +139,13 @@ def test_the_command_shows_checks_and_sets(ledger: Ledger) -> None:
     assert told("mode", "show", **at)[1]["mode"] == "shadow"
     code, output, _ = arrakis("mode", "readiness", **at)
     assert (code, "Not ready for: soft, live." in output) == (1, True)
-    code, output, complaint = arrakis("mode", "set", "soft", "--reason", "now", **at)
+    code, output, complaint = arrakis("mode", "set", "soft", "--reason", "now", "--yes", **at)
     assert (code, output, "mode_not_ready" in complaint) == (1, "", True)
-    assert arrakis("mode", "set", "soft", "--force", **at)[0] == 2
+    assert arrakis("mode", "set", "soft", "--force", "--yes", **at)[0] == 2
     assert arrakis("mode", "set", "odd", "--reason", "x", **at)[0] == 2
-    done = arrakis("mode", "set", "soft", "--reason", "now", "--force", **at)
+    forced = ("mode", "set", "soft", "--reason", "now", "--force")
+    assert arrakis(*forced, **at)[0] == 2  # nobody can be asked
+    done = arrakis(*forced, "--yes", **at)
     assert done == (0, "The mode is soft.\n", "")
     assert told("mode", "set", "shadow", "--reason", "back", **at)[1]["isChanged"] is True
     assert [action for action, _ in audited(ledger)] == ["mode_set_refused", "mode_set", "mode_set"]

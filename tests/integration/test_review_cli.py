@@ -76,11 +76,12 @@ def test_verify_tells_of_a_sound_ledger_and_of_a_broken_row(ledger: Ledger) -> N
     )
     ledger.is_sound_at_end = False
     code, output, _ = arrakis(*verify, **database)
-    assert (code, output.splitlines()) == (
+    assert (code, [line.split() for line in output.splitlines()]) == (
         1,
         [
-            f"lots_minus_debts_equal_balances: {account} general: expected 100, found 101",
-            f"entries_sum_to_balances: {account}: expected 100, found 101",
+            ["invariant", "where", "expected", "found"],
+            ["lots_minus_debts_equal_balances", account, "general", "100", "101"],
+            ["entries_sum_to_balances", account, "100", "101"],
         ],
     )
 

@@ -55,14 +55,14 @@ def create_account() -> Response:
     """Make an account for an entity: 201, and 200 when it is there already."""
     body = parse_body(AccountRequest)
     with services().database.transaction() as tx:
-        outcome, is_new = accounts.create(
+        outcome = accounts.create(
             tx,
             actor(),
             entity_type=body.entity_type,
             entity_id=body.entity_id,
             account_id=body.account_id,
         )
-    return answer_outcome(outcome, 201 if is_new else 200)
+    return answer_outcome(outcome, 200 if outcome.is_replay else 201)
 
 
 @routes.get("/accounts")

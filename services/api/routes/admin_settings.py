@@ -42,6 +42,13 @@ def list_settings() -> Response:
         return answer(settings.list_settings(tx))
 
 
+@routes.get("/config/<key>")
+def show_setting(key: str) -> Response:
+    """Show one setting."""
+    with services().database.reading() as tx:
+        return answer(settings.show_setting(tx, key))
+
+
 @routes.patch("/config")
 @documented(
     {200: ChangedSettings},
