@@ -97,6 +97,7 @@ _ROWS: tuple[tuple[int, str, str], ...] = (
     (404, "reconciliation_run_not_found", "There is no such run of the reconciliation."),
     (404, "reservation_not_found", "There is no such reservation."),
     (404, "revenue_rule_not_found", "There is no such revenue rule."),
+    (404, "setting_not_found", "There is no such setting."),
     (404, "webhook_not_found", "There is no such webhook."),
     (405, "method_not_allowed", "This address has other methods; Allow names them."),
     (409, "account_exists", "The id or the entity has an account; details.accountId."),

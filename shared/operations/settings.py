@@ -217,10 +217,10 @@ def list_settings(tx: Tx) -> dict[str, Any]:
 
 
 def show_setting(tx: Tx, key: str) -> dict[str, Any]:
-    """Return one setting. Raises NotFound (``unknown_setting``)."""
+    """Return one setting. Raises NotFound (``setting_not_found``)."""
     row = next((row for row in tx.all(_ROWS) if row.key == key), None)
     if row is None and key not in KNOWN:
-        raise NotFound(f"There is no setting {key}.", code="unknown_setting")
+        raise NotFound(f"There is no setting {key}.", code="setting_not_found")
     return _describe(key, row)
 
 

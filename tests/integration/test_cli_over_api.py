@@ -124,7 +124,7 @@ def test_refusals_are_the_same_on_both_desks(desks: Desks) -> None:
         (("dlq", "show", "none"), NotFound, "dead_letter_not_found"),
         (("dlq", "retry", "none"), NotFound, "dead_letter_not_found"),
         (("campaign", "show", "none"), NotFound, "campaign_not_found"),
-        (("config", "get", "none"), NotFound, "unknown_setting"),
+        (("config", "get", "none"), NotFound, "setting_not_found"),
         (("config", "set", "none", "1", "--reason", "x"), Invalid, "unknown_setting"),
         (("config", "set", "billing_mode", "soft", "--reason", "x"), Conflict, "mode_by_itself"),
     ):

@@ -18,6 +18,7 @@ from services.api.schemas.answers.operations import (
     Readiness,
     Rehearsed,
     RevokedToken,
+    Setting,
     Settings,
     ShownMode,
 )
@@ -43,6 +44,7 @@ def list_settings() -> Response:
 
 
 @routes.get("/config/<key>")
+@documented({200: Setting}, errors=("setting_not_found",))
 def show_setting(key: str) -> Response:
     """Show one setting."""
     with services().database.reading() as tx:
