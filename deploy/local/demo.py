@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from deploy.local.demo_faults import killed, parked
+from deploy.local.demo_faults import killed, parked, reconciled
 from deploy.local.services import arrakis_stack
 from deploy.local.sockets import free_ports
 from deploy.local.story import ACCOUNT, DEBTOR, Story, WrongFigureError, red
@@ -256,7 +256,7 @@ def tell(story: Story) -> None:
     killed(story)
     refunded(story, payment_id, provider_id)
     parked(story)
-    story.chapter("The books close")
+    reconciled(story)
     sums = story.sql(
         "SELECT (SELECT SUM(amount_micro) FROM credit_ledger WHERE entry_type NOT LIKE 'shadow_%'),"
         " (SELECT SUM(available_micro) FROM credit_lots),"

@@ -87,6 +87,8 @@ def parked(story: Story) -> None:
     payment = story.post("/api/internal/payments", asked).json()
     path = f"/payments/{payment['providerPaymentId']}"
     part = {"outcome_currency": "spice", "outcome_amount": 8, "actually_paid": 0.0001}
+    paid = {"status": "partially_paid", "actually_paid": 0.0001, "outcome_amount": 8}
+    story.simulate(f"{path}/advance", {**paid, "notify": False})
     story.simulate(f"{path}/notify", {"status": "partially_paid", **part})
     letters = (
         "SELECT id FROM billing_dlq WHERE operation_type = 'deposit' "
@@ -109,6 +111,20 @@ def parked(story: Story) -> None:
     story.check(f"arrakis dlq retry {letter}", (healed["status"], status), ("completed", 0))
     lots = story.sql(f"SELECT original_micro FROM credit_lots WHERE account_id = '{CHANI}'")
     story.check("credited, once", lots, [(8_000_000,)])
+
+
+def reconciled(story: Story) -> None:
+    """Compare the books with all that they must agree with, and list the alerts."""
+    story.chapter("11. Reconciliation passes; the alerts; the trial balance closes")
+    run, status = arrakis(story, "reconcile", "run")
+    passed = [check["passed"] for check in run["result"]["checks"]]
+    story.check("arrakis reconcile run: exit status", status, 0)
+    story.check("checks that passed", sum(passed), len(passed))
+    _, status = arrakis(story, "ledger", "verify")
+    story.check("arrakis ledger verify: exit status", status, 0)
+    told, _ = arrakis(story, "alerts")
+    firing = sorted(one["name"] for one in told["alerts"] if one["status"] == "firing")
+    story.say(f"arrakis alerts: firing: {', '.join(firing) or 'none'}")
 
 
 def arrakis(story: Story, *arguments: str) -> tuple[Any, int]:
