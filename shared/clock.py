@@ -16,10 +16,8 @@ def to_stored(moment: datetime) -> str:
 
     Text order is time order, also against the whole seconds of SQLite's own ``datetime()``.
     """
-    utc = moment.astimezone(UTC)
-    return utc.strftime("%Y-%m-%d %H:%M:%S") + (
-        f".{utc.microsecond:06d}" if utc.microsecond else ""
-    )
+    # Not strftime, which writes the year 637 with three digits.
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(" ")
 
 
 def from_stored(text: str) -> datetime:
@@ -30,9 +28,7 @@ def from_stored(text: str) -> datetime:
 
 def to_wire(moment: datetime) -> str:
     """Write *moment* for callers: ISO 8601 in UTC with milliseconds and ``Z``."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + (
-        f"{moment.microsecond // 1000:03d}Z"
-    )
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
 def add_seconds(moment: datetime, seconds: float) -> datetime:

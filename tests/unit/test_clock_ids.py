@@ -140,3 +140,10 @@ def test_an_id_made_after_another_threads_id_is_larger() -> None:
         thread.join()
     assert len(largest) == 4 * turns + 1
     assert largest == sorted(set(largest))
+
+
+def test_early_years_keep_their_four_digits() -> None:
+    moment = datetime(637, 4, 13, 9, 58, 27, tzinfo=UTC)
+    assert to_wire(moment) == "0637-04-13T09:58:27.000Z"
+    assert to_stored(moment) == "0637-04-13 09:58:27"
+    assert from_stored(to_stored(moment)) == moment

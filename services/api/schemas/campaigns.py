@@ -2,12 +2,13 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AwareDatetime, Field, model_validator
+from pydantic import Field, model_validator
 
 from services.api.schemas.fields import (
     Identifier,
     Metadata,
     Micro,
+    Moment,
     Name,
     Notes,
     OptionalMicro,
@@ -20,7 +21,6 @@ from shared.campaigns.lists import BATCH_MAX, LIST_MAX, Wish
 CampaignType = Literal["reverse_airdrop", "promotional", "loyalty", "referral"]
 CampaignStatus = Literal["draft", "active", "paused", "completed", "expired"]
 FormulaName = Literal["fixed_amount", "proportional_loss", "tiered"]
-Time = Annotated[AwareDatetime, Field(strict=False)]
 
 
 class CampaignRequest(Request):
@@ -34,7 +34,7 @@ class CampaignRequest(Request):
     grant_formula: FormulaName = "fixed_amount"
     grant_config: Metadata = None
     pool_id: Pool | None = None
-    expires_at: Time | None = None
+    expires_at: Moment | None = None
 
 
 class CampaignChange(Request):
@@ -48,7 +48,7 @@ class CampaignChange(Request):
     grant_formula: FormulaName = "fixed_amount"
     grant_config: Metadata = None
     pool_id: Pool | None = None
-    expires_at: Time | None = None
+    expires_at: Moment | None = None
 
     def changes(self) -> dict[str, Any]:
         """Return what was named."""

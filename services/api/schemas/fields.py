@@ -1,10 +1,12 @@
 """The kinds of field that requests are made of."""
 
 import json
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -73,6 +75,13 @@ def storable(value: str) -> str:
     return value
 
 
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("is beyond the years 1 to 9999 in UTC") from error
+
+
 def _not_blank(value: str) -> str:
     if not value.strip():
         raise ValueError("must not be blank")
@@ -119,6 +128,7 @@ Notes = Annotated[str, Field(max_length=1000), AfterValidator(storable)]
 Reason = Annotated[
     str, Field(min_length=1, max_length=1000), AfterValidator(storable), AfterValidator(_not_blank)
 ]
+Moment = Annotated[AwareDatetime, Field(strict=False), AfterValidator(_in_utc)]
 Bps = Annotated[int, Field(ge=0, le=BPS_WHOLE)]
 Pool = Annotated[str, Field(pattern=_POOL)]
 Key = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(storable)]

@@ -3,7 +3,6 @@
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AwareDatetime,
     Field,
     ValidationInfo,
     field_validator,
@@ -17,6 +16,7 @@ from services.api.schemas.fields import (
     Metadata,
     Micro,
     MicroOrZero,
+    Moment,
     OptionalMicro,
     Pool,
     Request,
@@ -146,7 +146,7 @@ class ShadowQuery(Request):
     """Whose shadow entries are wanted, since when (ISO 8601 with its zone), and which page."""
 
     account_id: Identifier | None = None
-    since: Annotated[AwareDatetime, Field(strict=False)] | None = None
+    since: Moment | None = None
     limit: Annotated[int, Field(ge=1, le=100, strict=False)] = 50
     cursor: Identifier | None = None
 
@@ -154,8 +154,8 @@ class ShadowQuery(Request):
 class StatementQuery(Request):
     """Which period is wanted: *since* included, *until* (default now) not; ISO 8601 with zone."""
 
-    since: Annotated[AwareDatetime, Field(strict=False)]
-    until: Annotated[AwareDatetime, Field(strict=False)] | None = None
+    since: Moment
+    until: Moment | None = None
 
 
 class PageQuery(Request):

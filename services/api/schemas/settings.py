@@ -2,13 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import AfterValidator, Field
 
-from services.api.schemas.fields import EntityId, Identifier, Reason, Request, storable
+from services.api.schemas.fields import EntityId, Identifier, Moment, Reason, Request, storable
 
 SettingKey = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(storable)]
 SettingValue = Annotated[str, Field(max_length=20_000), AfterValidator(storable)]
-Moment = Annotated[AwareDatetime, Field(strict=False)]
 
 
 class ConfigRequest(Request):

@@ -67,10 +67,11 @@ class ReadinessItem(Answer):
     id: str
     asks: str
     before: Mode
-    value: str
+    value: str | None
     threshold: str
     met: Literal["yes", "no", "unknown"]
     figures: dict[str, Any]
+    evidence: list[dict[str, Any]]
 
 
 class Readiness(Answer):
@@ -290,8 +291,8 @@ class ReconciliationHead(Answer):
     passed: bool | None
     generation: int
     checks_done: int
-    accounts_checked: int
-    accounts_drifted: int
+    accounts_checked: int | None
+    accounts_drifted: int | None
     requested_by: str | None
     created_at: Time
     started_at: Time | None

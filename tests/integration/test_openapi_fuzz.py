@@ -1,0 +1,149 @@
+"""Schemathesis against the real API on a real database and Redis: what it answers is documented.
+
+Bounded and the same in every run. OPENAPI_EXAMPLES asks for more requests to each route.
+"""
+
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from schemathesis.core.failures import FailureGroup
+from schemathesis.specs.openapi import checks as openapi_checks
+
+from services.api.schemas.answers import fields
+from shared.database import Database
+from tests.api_app import make_app
+from tests.harness import Api, Databases, make_account, unique
+from tests.provider_harness import Simulator
+from tests.shop import networks
+
+EXAMPLES = int(os.environ.get("OPENAPI_EXAMPLES", "3"))
+MEMBERS = 20  # each may ask 60 times in a minute
+CHECKS = [
+    schemathesis.checks.not_a_server_error,
+    openapi_checks.status_code_conformance,
+    openapi_checks.content_type_conformance,
+    openapi_checks.response_headers_conformance,
+    openapi_checks.response_schema_conformance,
+    openapi_checks.negative_data_rejection,
+    openapi_checks.ignored_auth,
+]
+SCOPES = ["billing:read", "billing:write", "billing:approve"]
+
+
+class Callers:
+    """Tokens of every kind, of so many callers that no limit hides an answer."""
+
+    def __init__(self, database: Database) -> None:
+        self.accounts = [make_account(database) for _ in range(MEMBERS)]
+        self._next = itertools.cycle(self.accounts)
+        self._api = Api("", database)
+
+    def headers(self, operation: Any) -> dict[str, str]:
+        """Return the Authorization header that *operation* asks for, of another caller each."""
+        kinds = [kind for one in operation.definition.raw.get("security", ()) for kind in one]
+        makers: dict[str, Callable[[], dict[str, str]]] = {
+            "s2s": lambda: self._api.s2s(sub=unique("fuzz")),
+            "admin": lambda: self._api.admin(sub=unique("fuzz"), scopes=SCOPES),
+            "member": lambda: self._api.member(next(self._next)),
+        }
+        return makers[kinds[0]]() if kinds else {}
+
+
+@pytest.fixture(scope="module", params=("sqlite", "postgresql"))
+def fuzzed(
+    request: pytest.FixtureRequest,
+    databases: Databases,
+    redis_url: str,
+    one_simulator: Simulator,
+) -> Iterator[tuple[Any, Callers]]:
+    """The document and callers of an API with everything switched on, on each kind of database."""
+    database = Database(databases.make(request.param))
+    app = make_app(
+        database,
+        redis_url,
+        X402_NETWORKS=networks(one_simulator),
+        NOWPAYMENTS_API_URL=f"{one_simulator.url}/v1",
+        NOWPAYMENTS_API_KEY=str(one_simulator.session.headers["x-api-key"]),
+        ARRAKIS_WEBHOOK_SECRET=unique("webhooks") * 4,
+        ARRAKIS_LOG_LEVEL="ERROR",
+    )
+    document = app.extensions["documents"].content
+    paths = {path: item for path, item in document["paths"].items() if is_ours(item)}
+    schema = schemathesis.openapi.from_dict(closed({**document, "paths": paths}))
+    schema.app = app
+    yield schema, Callers(database)
+    database.dispose()
+
+
+def is_ours(item: dict[str, Any]) -> bool:
+    """Tell whether the API serves it, not the receiver."""
+    return not any("servers" in operation for operation in item.values())
+
+
+def closed(document: dict[str, Any]) -> dict[str, Any]:
+    """Return *document* with answers that may have no field that it does not name."""
+    copy: dict[str, Any] = json.loads(json.dumps(document))
+    answers = {one.__name__ for one in heirs(fields.Answer)}
+    for schema in copy["components"]["schemas"].values():
+        if "properties" in schema and schema["title"] in answers:
+            schema.setdefault("additionalProperties", False)
+    return copy
+
+
+def heirs(kind: type) -> Iterator[type]:
+    """Give every class that inherits from *kind*."""
+    for one in kind.__subclasses__():
+        yield one
+        yield from heirs(one)
+
+
+def test_what_the_api_answers_is_what_it_documents(fuzzed: tuple[Any, Callers]) -> None:
+    schema, callers = fuzzed
+    faults: list[str] = []
+    for found in schema.get_all_operations():
+        operation = found.ok()
+        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+            try:
+                fuzz(operation, mode, callers)
+            except (FailureGroup, AssertionError) as fault:  # every route is told of
+                faults.append(f"{operation.label} {mode.value}: {told(fault)}")
+    assert not faults, "\n\n".join(faults)
+
+
+def fuzz(operation: Any, mode: GenerationMode, callers: Callers) -> None:
+    """Send requests of one kind to one route, and compare the answers with the document."""
+
+    @seed(20261122)
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode), own=st.sampled_from(callers.accounts))
+    def send(case: Any, own: str) -> None:
+        if "accountId" in (case.path_parameters or {}) and mode is GenerationMode.POSITIVE:
+            case.path_parameters["accountId"] = own
+        if isinstance(case.body, dict) and "accountId" in case.body and case.body["accountId"]:
+            case.body["accountId"] = own
+        case.call_and_validate(headers=callers.headers(operation), checks=CHECKS)
+
+    try:
+        send()
+    except Unsatisfiable:
+        assert mode is GenerationMode.NEGATIVE  # the route takes nothing that could be wrong
+
+
+def told(fault: BaseException) -> str:
+    parts = [str(one) for one in getattr(fault, "exceptions", [fault])]
+    return "\n".join(parts)[:1500]
