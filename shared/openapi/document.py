@@ -192,7 +192,8 @@ def _success(route: Route, status: int, kind: Any, schemas: Mapping[Any, Any]) -
     told: dict[str, Any] = {"description": HTTPStatus(status).phrase + ".", "headers": headers}
     if isinstance(kind, str):
         type_, _, text = kind.partition(": ")
-        told |= {"description": text, "content": {type_: {"schema": {"type": "string"}}}}
+        schema = {"type": "object" if type_ == _JSON else "string"}
+        told |= {"description": text, "content": {type_: {"schema": schema}}}
     else:
         told["content"] = {_JSON: {"schema": schemas[kind]}}
     return told

@@ -289,7 +289,7 @@ class ReconciliationHead(Answer):
     kind: RunKind
     status: str
     passed: bool | None
-    generation: int
+    generation: int | None
     checks_done: int
     accounts_checked: int | None
     accounts_drifted: int | None
