@@ -1,0 +1,1 @@
+"""Baselines to measure ourselves against; nothing of the product uses them."""
