@@ -51,6 +51,7 @@ def run() -> Response:
     """
     has_body = bool(request.content_length) or "Transfer-Encoding" in request.headers
     body = parse_body(RunRequest) if has_body else RunRequest()
+    require_version()
     outcome = runs.request(
         services().database,
         actor(),
