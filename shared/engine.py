@@ -3,15 +3,19 @@
 from pathlib import Path
 from typing import Any
 
+import psycopg._queries as psycopg_queries
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 
 from shared import tracing
 
 READ_ONLY = "arrakis_read_only"
+# Statements take sets of unknown size, so a plan for each would cost more than it gains; and what
+# is read is in memory or on a disk without a head, so an index beats a walk of a whole small table.
 _POSTGRES_OPTIONS = (
     "-c timezone=UTC -c statement_timeout=30000 -c lock_timeout=2000"
     " -c idle_in_transaction_session_timeout=30000"
+    " -c plan_cache_mode=force_generic_plan -c random_page_cost=1.1"
 )
 _BUSY_TIMEOUT_MS = 5_000  # behaviour 30; whole transactions are tried three times
 # A host that vanished without a word is noticed within seconds, not after the kernel's two hours.
@@ -23,6 +27,9 @@ _POSTGRES_SOCKET = {
     "tcp_user_timeout": 10_000,
 }
 _STATEMENTS = "arrakis_statements"
+# The driver reads longer statements anew each time; ours are few, and the longest is the hottest.
+psycopg_queries.MAX_CACHED_STATEMENT_LENGTH = 65_536
+psycopg_queries.MAX_CACHED_STATEMENT_PARAMS = 1_000
 
 
 def make_engine(url: str, pool_size: int) -> Engine:

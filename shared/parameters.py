@@ -50,7 +50,10 @@ def array_literal(values: Sequence[Any]) -> str:
         text = '","'.join(values)
         if "\\" not in text and text.count('"') == 2 * (len(values) - 1):
             return f'{{"{text}"}}'
-    return f"{{{','.join(map(_element, values))}}}"
+    if CoinAmount in kinds:  # of which equal ones may be written differently
+        return f"{{{','.join(map(_element, values))}}}"
+    elements = {value: _element(value) for value in set(values)}  # often NULL, or one time
+    return f"{{{','.join([elements[value] for value in values])}}}"
 
 
 def _element(value: Any) -> str:
