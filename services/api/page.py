@@ -59,6 +59,14 @@ def render(document: Mapping[str, Any]) -> Page:
     return Page(html, policy)
 
 
+_LIMITS = (
+    (("minimum", "maximum"), "{:,} to {:,}"),
+    (("minLength", "maxLength"), "{} to {} characters"),
+    (("pattern",), "like {}"),
+    (("default",), "{} if left out"),
+)
+
+
 def _groups(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     groups: dict[str, list[Any]] = {tag["name"]: [] for tag in document["tags"]}
     for path, item in document["paths"].items():
@@ -177,7 +185,9 @@ def _fields(schema: Mapping[str, Any]) -> Iterator[tuple[str, str, bool, str, li
     required = schema.get("required", ())
     for name, field in schema.get("properties", {}).items():
         told = _type(field)
-        yield name, told, name in required, field.get("description", ""), list(_names(field))
+        kinds = [field, *field.get("anyOf", ())]
+        meaning = next((kind["description"] for kind in kinds if "description" in kind), "")
+        yield name, told, name in required, meaning, list(_names(field))
 
 
 def _names(schema: Any) -> Iterator[str]:
@@ -204,19 +214,15 @@ def _type(schema: Mapping[str, Any]) -> str:
         return ", ".join(json.dumps(one) for one in schema.get("enum", [schema.get("const")]))
     if schema.get("type") == "array":
         return f"list of {_type(schema.get('items', {}))}"
-    limits = [
-        f"{word} {schema[name]}"
-        for name, word in (
-            ("minimum", "from"),
-            ("maximum", "to"),
-            ("minLength", "length from"),
-            ("maxLength", "length to"),
-            ("pattern", "like"),
-            ("default", "default"),
-        )
-        if schema.get(name) is not None
+    if "maxLength" in schema:
+        schema = {"minLength": 0, **schema}
+    told = [schema.get("format", schema.get("type", "anything"))]
+    told += [
+        sentence.format(*(schema[name] for name in names))
+        for names, sentence in _LIMITS
+        if all(schema.get(name) is not None for name in names)
     ]
-    return " ".join([schema.get("format", schema.get("type", "anything")), *limits])
+    return ", ".join(told)
 
 
 def _prose(text: str) -> Markup:
