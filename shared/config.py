@@ -7,6 +7,8 @@ secret stops it with a sentence that names the variable (contract 1).
 import os
 import re
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
 from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
 
@@ -37,8 +39,19 @@ def _optional_secret(value: str) -> str:
     return _secret(value) if value.strip() else ""
 
 
+def _networks(value: str) -> str:
+    _read_networks(value)
+    return value
+
+
+def _read_networks(value: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Return the addresses and networks that *value* lists, parted by commas."""
+    return tuple(ip_network(one.strip()) for one in value.split(",") if one.strip())
+
+
 Secret = Annotated[str, AfterValidator(_secret)]
 OptionalSecret = Annotated[str, AfterValidator(_optional_secret)]
+Networks = Annotated[str, AfterValidator(_networks)]
 
 
 class CommonSettings(BaseModel):
@@ -95,11 +108,17 @@ class ApiSettings(ProviderSettings, OutgoingSettings):
     billing_member_jwt_secret: Secret
     billing_member_jwt_secret_prev: OptionalSecret = ""
     arrakis_auto_migrate: bool | None = None
+    arrakis_trusted_proxies: Networks = ""
 
     @property
     def is_billing_enabled(self) -> bool:
         """True only for the exact text ``true`` (behaviour 18)."""
         return self.feature_billing_enabled == "true"
+
+    @property
+    def trusted_proxies(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """From where a request's X-Forwarded-For is believed; empty: from nowhere."""
+        return _read_networks(self.arrakis_trusted_proxies)
 
 
 class WebhookSettings(CommonSettings):
@@ -148,8 +167,8 @@ S = TypeVar("S", bound=CommonSettings)
 
 def load_settings(kind: type[S], environment: Mapping[str, str] | None = None) -> S:
     """Build *kind* from the environment. Raises SettingsError naming each variable at fault."""
-    values = os.environ if environment is None else environment
-    wanted = {name: values[name.upper()] for name in kind.model_fields if values.get(name.upper())}
+    read = {name: read_setting(name.upper(), environment) for name in kind.model_fields}
+    wanted = {name: value for name, value in read.items() if value}
     try:
         return kind.model_validate(wanted)
     except ValidationError as error:
@@ -161,10 +180,29 @@ def load_settings(kind: type[S], environment: Mapping[str, str] | None = None) -
         raise SettingsError(f"Cannot start: {'; '.join(faults)}. See .env.example.") from error
 
 
+def read_setting(name: str, environment: Mapping[str, str] | None = None) -> str:
+    """Return the setting *name*, or what the file holds that *name*_FILE names; empty if unset.
+
+    So every setting can be a file, as orchestrators hand out secrets. Raises SettingsError if the
+    file cannot be read, or if both are set: which one was meant is not ours to guess.
+    """
+    values = os.environ if environment is None else environment
+    value, path = values.get(name, ""), values.get(f"{name}_FILE", "")
+    if not path:
+        return value
+    if value:
+        raise SettingsError(f"Cannot start: both {name} and {name}_FILE are set. Unset one.")
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise SettingsError(f"Cannot start: {name}_FILE cannot be read ({reason}).") from error
+
+
 def _sentence(message: str) -> str:
     return message.removeprefix("Value error, ")
 
 
 def database_url_from_environment() -> str:
     """Return DATABASE_URL, or the embedded default, for tools that need nothing else."""
-    return os.environ.get("DATABASE_URL") or DEFAULT_DATABASE_URL
+    return read_setting("DATABASE_URL") or DEFAULT_DATABASE_URL

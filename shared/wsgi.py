@@ -1,13 +1,15 @@
-"""What both HTTP services read of a request: its body as it came, and the name that it brings."""
+"""What HTTP services read of a request: its body as it came, the name it brings, who sent it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 from shared.errors import Invalid
 
 _DISCARDED_LIMITS = 16
 _OFFERED_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_Networks = Sequence[IPv4Network | IPv6Network]
 
 
 class BodyTooLarge(Invalid):
@@ -19,6 +21,53 @@ class BodyTooLarge(Invalid):
 def offered_id(header: str | None) -> str | None:
     """Return the id that a caller gave in *header*, None if it gave none that can be logged."""
     return header if header and _OFFERED_ID.fullmatch(header) else None
+
+
+class TrustedProxies:
+    """WSGI middleware: REMOTE_ADDR becomes the caller's address, if a proxy of ours names it."""
+
+    def __init__(self, app: Callable[..., Iterable[bytes]], proxies: _Networks) -> None:
+        self._app = app
+        self._proxies = proxies
+
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        """Serve the request with the address that :func:`client_address` finds."""
+        peer, forwarded = environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR", "")
+        environ["REMOTE_ADDR"] = client_address(peer, forwarded, self._proxies)
+        return self._app(environ, start_response)
+
+
+def client_address(peer: str, forwarded: str, proxies: _Networks) -> str:
+    """Return who sent the request: *peer*, or whom the trusted *proxies* on its way saw.
+
+    Each proxy adds at the right of X-Forwarded-For whom it heard from, so that the text is believed
+    from the right, as long as who says it is a proxy of ours. The rest is the caller's word.
+    """
+    address = peer
+    for said in reversed(forwarded.split(",")):
+        if not _is_in(_address(address), proxies):
+            break
+        heard_from = _address(said.strip())
+        if heard_from is None:
+            break
+        address = str(heard_from)
+    return address
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        found = ip_address(text)
+    except ValueError:
+        return None
+    # A socket for both families names an IPv4 peer as ::ffff:192.0.2.1.
+    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
+    return mapped or found
+
+
+def _is_in(address: IPv4Address | IPv6Address | None, networks: _Networks) -> bool:
+    return address is not None and any(address in network for network in networks)
 
 
 def read_body(environ: Mapping[str, Any], limit_bytes: int) -> bytes:

@@ -41,6 +41,7 @@ from shared.openapi import receiver
 from shared.openapi.operations import described_by
 from shared.operations import gauges
 from shared.wiring import make_cashier, make_intake
+from shared.wsgi import TrustedProxies
 
 log = structlog.get_logger()
 
@@ -48,6 +49,8 @@ log = structlog.get_logger()
 def create_app(settings: ApiSettings, database: Database, balances: BalanceCache) -> Flask:
     """Build the API on *database*; it opens no connection yet."""
     app = Flask("arrakis-api", static_folder=None)
+    if settings.trusted_proxies:
+        app.wsgi_app = TrustedProxies(app.wsgi_app, settings.trusted_proxies)  # type: ignore[method-assign]
     terms = TermsCache(database, ceiling_micro=settings.billing_ceiling_micro)
     app.extensions["arrakis"] = Services(
         settings=settings,

@@ -10,6 +10,7 @@ from services.api.context import Services
 from shared import schema
 from shared.errors import Unavailable
 from shared.operations import ticks
+from shared.version import VERSION
 
 CONTRACT_VERSION = "8.3.0"
 CAPABILITIES = (
@@ -40,6 +41,7 @@ def health_report(services: Services) -> tuple[dict[str, Any], bool]:
     return {
         "status": "ok" if is_ready else "unavailable",
         "contract_version": CONTRACT_VERSION,
+        "version": VERSION,
         "capabilities": list(CAPABILITIES),
         "billing_enabled": services.settings.is_billing_enabled,
         "dependencies": {

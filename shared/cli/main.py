@@ -42,6 +42,7 @@ from shared.database import Database
 from shared.errors import ArrakisError, Invalid, Unavailable
 from shared.ledger import explain, integrity
 from shared.money import format_usd
+from shared.version import VERSION
 
 _BAD_NEWS, _WRONG_USE, _AWAY = 1, 2, 3
 
@@ -55,7 +56,7 @@ _BAD_NEWS, _WRONG_USE, _AWAY = 1, 2, 3
     type=click.Path(path_type=Path),
     help="Where the admin's token for it is; default ARRAKIS_API_TOKEN.",
 )
-@click.version_option(package_name="arrakis-billing", prog_name="arrakis")
+@click.version_option(VERSION, prog_name="arrakis")
 @click.pass_context
 def arrakis(context: click.Context, api_url: str | None, token_file: Path | None) -> None:
     """Operate Arrakis Billing: accounts, payments, dead letters, campaigns, settings, the ledger.

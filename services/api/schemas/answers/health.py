@@ -18,6 +18,7 @@ class Health(Answer):
 
     status: str
     contract_version: str = Field(alias="contract_version")
+    version: str
     capabilities: list[str]
     billing_enabled: bool = Field(alias="billing_enabled")
     dependencies: Dependencies
