@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -21,7 +21,7 @@ DEFAULT_DATABASE_URL = "sqlite:///data/sietch.db"
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 
 
-_SECRET_FIELD = re.compile(r"secret|api_key|password")
+_SECRET_FIELD = re.compile(r"secret|api_key|password|token")
 _ADDRESS = re.compile(r'https?://[^"\s]+')
 
 
@@ -70,7 +70,9 @@ class CommonSettings(BaseModel):
         """Return what no log may show: secrets, keys, passwords, and addresses that hold keys."""
         values = self.model_dump()
         found = [str(values[name]) for name in values if _SECRET_FIELD.search(name)]
-        found += [urlsplit(url).password or "" for url in (self.database_url, self.redis_url)]
+        for url in (self.database_url, self.redis_url, self.otel_exporter_otlp_endpoint):
+            password = urlsplit(url).password or ""
+            found += [password, unquote(password)]  # as it is written, and as drivers repeat it
         found += _ADDRESS.findall(str(values.get("x402_networks", "")))
         return [value for value in found if value]
 

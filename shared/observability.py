@@ -21,6 +21,7 @@ from prometheus_client import (
 from prometheus_client.registry import Collector
 
 _JWT = r"eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]+){1,2}"  # whole, or cut off before its signature
+_OF_ENDPOINTS = r"whsec_[A-Za-z0-9+/=]{16,}"  # what signs an outgoing webhook
 _SECRET_NAMES = re.compile(r"secret|token|password|authorization|signature|api_key", re.IGNORECASE)
 
 REQUESTS = Counter(
@@ -162,7 +163,7 @@ def _hiding(secret_values: Sequence[str]) -> Callable[[Any, str, Any], str]:
     """Return the last step of a log line: what must not be seen is not in it."""
     written = {json.dumps(value, ensure_ascii=False)[1:-1] for value in secret_values}
     longest_first = sorted({*secret_values, *written}, key=len, reverse=True)
-    hidden = re.compile("|".join([_JWT, *map(re.escape, longest_first)]))
+    hidden = re.compile("|".join([_JWT, _OF_ENDPOINTS, *map(re.escape, longest_first)]))
     return lambda _logger, _name, line: hidden.sub("***", line)
 
 

@@ -58,11 +58,10 @@ class Receiver:
 def running_receiver(
     database_url: str, redis_url: str, log: Path, **settings: str
 ) -> Iterator[Receiver]:
-    """Run the real receiver on granian; its previous secret is set, as during a rotation."""
+    """Run the real receiver on granian, with a previous secret unless *settings* set another."""
     port = free_port()
-    environment = service_environment(
-        database_url, redis_url, NOWPAYMENTS_IPN_SECRET_PREV="previous-" + "p" * 32, **settings
-    )
+    rotating = {"NOWPAYMENTS_IPN_SECRET_PREV": "previous-" + "p" * 32, **settings}
+    environment = service_environment(database_url, redis_url, **rotating)
     base = f"http://127.0.0.1:{port}"
     with service(granian("services.webhooks.wsgi:app", port), environment, f"{base}/health", log):
         database = Database(database_url)

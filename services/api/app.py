@@ -41,7 +41,7 @@ from shared.openapi import receiver
 from shared.openapi.operations import described_by
 from shared.operations import gauges
 from shared.wiring import make_cashier, make_intake
-from shared.wsgi import TrustedProxies
+from shared.wsgi import TrustedProxies, protect
 
 log = structlog.get_logger()
 
@@ -98,6 +98,7 @@ def _begin() -> None:
 
 def _end(response: Response) -> Response:
     correlation.tell(response)
+    protect(response.headers)
     for name, value in g.get("allowance_headers", {}).items():
         response.headers.setdefault(name, value)
     route = _route()

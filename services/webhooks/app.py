@@ -17,7 +17,7 @@ from shared.database import Database
 from shared.errors import Unavailable
 from shared.ids import new_id
 from shared.observability import REQUEST_SECONDS, REQUESTS, exposition
-from shared.wsgi import offered_id
+from shared.wsgi import offered_id, protect
 
 log = structlog.get_logger()
 
@@ -68,6 +68,7 @@ def _end(response: Response) -> Response:
     tracing.answered(g.span, response.status_code)
     seconds = time.perf_counter() - g.started
     response.headers["X-Request-Id"] = g.request_id
+    protect(response.headers)
     REQUESTS.labels("webhooks", route, response.status_code).inc()
     REQUEST_SECONDS.labels("webhooks", route).observe(seconds)
     log.info(

@@ -8,6 +8,7 @@ from services.api.documents import Documents
 from shared.openapi.operations import documented
 
 routes = Blueprint("documentation", __name__)
+_CACHED = "public, max-age=300"  # it changes with a release only
 
 
 @routes.before_request
@@ -20,7 +21,9 @@ def _let_in() -> None:
 @documented({200: "application/json: OpenAPI 3.1."})
 def show_document() -> Response:
     """Show this document."""
-    return Response(_documents().text, mimetype="application/json")
+    answer = Response(_documents().text, mimetype="application/json")
+    answer.headers["Cache-Control"] = _CACHED
+    return answer
 
 
 @routes.get("/api/billing/docs")
@@ -31,7 +34,7 @@ def show_page() -> Response:
     page = _documents().page
     answer = Response(page.html, mimetype="text/html")
     answer.headers["Content-Security-Policy"] = page.policy
-    answer.headers["X-Content-Type-Options"] = "nosniff"
+    answer.headers["Cache-Control"] = _CACHED
     return answer
 
 
