@@ -14,7 +14,7 @@ from sqlalchemy import or_, select, update
 
 from shared.clock import add_seconds
 from shared.database import Database, Tx
-from shared.parameters import member_of
+from shared.parameters import constant, member_of
 
 LEASE_SECONDS = 60
 _AWAY_SECONDS = 2
@@ -42,13 +42,13 @@ def claim(
         due = (
             select(model.id)
             .where(
-                model.state == "new",
+                model.state == constant("new"),
                 model.due_at <= tx.now,
                 or_(model.lease_until.is_(None), model.lease_until <= tx.now),
                 *([] if only is None else [model.id.in_(only)]),
             )
             .order_by(model.due_at, model.id)
-            .limit(limit)
+            .limit(constant(limit))
             .with_for_update(skip_locked=True)
         )
         taken = (
@@ -68,7 +68,11 @@ def held_rows(tx: Tx, model: Any, held: Claim, ids: list[str]) -> list[Any]:
     """Return those rows of *ids* that *held* still holds, locked, in the order of their ids."""
     statement = (
         select(*model.__table__.c)
-        .where(member_of(model.id, "ids"), model.lease_token == held.token, model.state == "new")
+        .where(
+            member_of(model.id, "ids"),
+            model.lease_token == held.token,
+            model.state == constant("new"),
+        )
         .order_by(model.id)
         .with_for_update()
     )
@@ -79,7 +83,11 @@ def give_back(tx: Tx, model: Any, held: Claim) -> None:
     """Return what *held* claims untried: a dependency was away, which is no fault of the work."""
     statement = (
         update(model)
-        .where(member_of(model.id, "ids"), model.lease_token == held.token, model.state == "new")
+        .where(
+            member_of(model.id, "ids"),
+            model.lease_token == held.token,
+            model.state == constant("new"),
+        )
         .values(
             attempts=model.attempts - 1,
             due_at=add_seconds(tx.now, _AWAY_SECONDS),
@@ -97,7 +105,7 @@ def release(tx: Tx, model: Any, row_id: str, *, after_seconds: float) -> None:
         "lease_until": None,
         "lease_token": None,
     }
-    tx.run(update(model).where(model.id == row_id, model.state == "new").values(**values))
+    tx.run(update(model).where(model.id == row_id, model.state == constant("new")).values(**values))
 
 
 def put_off(tx: Tx, model: Any, row_id: str, *, attempts: int, error: str) -> None:
@@ -105,7 +113,7 @@ def put_off(tx: Tx, model: Any, row_id: str, *, attempts: int, error: str) -> No
     seconds = min(_BACKOFF_LAST_SECONDS, _BACKOFF_FIRST_SECONDS * 2 ** min(attempts, 20))
     statement = (
         update(model)
-        .where(model.id == row_id, model.state == "new")
+        .where(model.id == row_id, model.state == constant("new"))
         .values(
             due_at=add_seconds(tx.now, seconds),
             lease_until=None,

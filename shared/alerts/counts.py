@@ -30,7 +30,7 @@ FLUSH_SECONDS = 3.0
 # The checklist of the modes looks back for 30 days.
 RETENTION_DAYS = 32
 _DAY_SECONDS = 86_400
-_SWEEP_BATCH = 10_000
+_SWEPT_SECONDS = _DAY_SECONDS  # at once, of ten counts a minute at most
 # What a provider said itself, a refusal included. Anything else is a call that came to nothing.
 _ANSWERS = {"ok", "refused", "throttled"}
 
@@ -56,9 +56,14 @@ def add(tx: Tx, name: str, number: int) -> None:
 
 
 def sweep(database: Database) -> int:
-    """Forget a batch of the oldest minutes; return how many rows went."""
+    """Forget the oldest day that is kept too long; return how many rows went."""
     with database.transaction() as tx:
-        return tx.run(_SWEEP, before=add_seconds(tx.now, -RETENTION_DAYS * _DAY_SECONDS))
+        oldest = tx.scalar(_OLDEST)
+        if oldest is None:
+            return 0
+        keep_from = add_seconds(tx.now, -RETENTION_DAYS * _DAY_SECONDS)
+        end = min(keep_from, add_seconds(oldest, _SWEPT_SECONDS))
+        return tx.run(_SWEEP, oldest=oldest, before=end)
 
 
 class Recorder:
@@ -130,10 +135,8 @@ _ADD = text(
     "INSERT INTO minute_counts (name, minute, total) VALUES (:name, :minute, :number)"
     " ON CONFLICT (name, minute) DO UPDATE SET total = minute_counts.total + excluded.total"
 ).bindparams(bindparam("minute", type_=UtcTime()))
-_OLDEST = (
-    select(MinuteCount.minute)
-    .where(MinuteCount.minute < bindparam("before", type_=UtcTime()))
-    .order_by(MinuteCount.minute)
-    .limit(_SWEEP_BATCH)
+_OLDEST = select(func.min(MinuteCount.minute, type_=UtcTime()))
+_SWEEP = delete(MinuteCount).where(
+    MinuteCount.minute >= bindparam("oldest", type_=UtcTime()),
+    MinuteCount.minute < bindparam("before", type_=UtcTime()),
 )
-_SWEEP = delete(MinuteCount).where(MinuteCount.minute.in_(_OLDEST))

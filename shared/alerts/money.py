@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, and_, bindparam, func, or_, select, text, union
+from sqlalchemy import Select, and_, bindparam, func, select, text, union
 
 from shared.database import Tx
 from shared.models.ledger import Debt, Reservation
@@ -48,7 +48,7 @@ def _priced() -> Select[str, CoinAmount | None]:
 
 
 _BEFORE = bindparam("before", type_=UtcTime())
-_OPEN_LETTER = DeadLetter.__table__.c.status.in_(("pending", "processing", "manual_review"))
+_OPEN_LETTER = text("billing_dlq.status IN ('pending', 'processing', 'manual_review')")
 _EVENT_OF_PAYMENT = and_(
     CryptoPayment.provider == WebhookEvent.provider,
     CryptoPayment.provider_payment_id == WebhookEvent.provider_payment_id,
@@ -76,15 +76,12 @@ _UNCREDITED = union(
     ),
 )
 _DEAD_LETTERED = union(
-    _priced()
-    .join(
-        DeadLetter,
-        or_(
-            DeadLetter.subject_id == CryptoPayment.id,
-            DeadLetter.subject_id == CryptoPayment.payment_id,
-        ),
-    )
-    .where(_OPEN_LETTER, DeadLetter.operation_type == "deposit"),
+    *(
+        _priced()
+        .join(DeadLetter, DeadLetter.subject_id == name)
+        .where(_OPEN_LETTER, DeadLetter.operation_type == "deposit")
+        for name in (CryptoPayment.id, CryptoPayment.payment_id)
+    ),
     _priced()
     .join(WebhookEvent, _EVENT_OF_PAYMENT)
     .join(DeadLetter, DeadLetter.subject_id == WebhookEvent.id)

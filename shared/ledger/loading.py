@@ -38,6 +38,8 @@ from shared.ledger.state import (
 )
 from shared.models.ledger import (
     GENERAL_POOL,
+    OPEN_LOT,
+    PENDING_HOLD,
     Account,
     AccountSeq,
     Balance,
@@ -284,15 +286,15 @@ _RESERVATIONS = (
     .order_by(Reservation.id)
     .with_for_update(key_share=True)
 )
-# The sum keeps a planner from walking all that the account ever held.
+# The sums keep a planner from walking all that the account ever held, or all in order.
 _DUE_HOLDS = (
     select(*(getattr(Reservation, name) for name in RESERVATION_FIELDS))
     .where(
-        Reservation.status == literal_column("'pending'"),
+        PENDING_HOLD,
         Reservation.expires_at <= bindparam("now", type_=UtcTime()),
         member_of(Reservation.account_id + literal_column("''"), "accounts"),
     )
-    .order_by(Reservation.id)
+    .order_by(Reservation.id + literal_column("''"))
     .with_for_update(key_share=True, skip_locked=True)
 )
 _ACCOUNTS = (
@@ -315,7 +317,7 @@ _POOLS = (
         .where(
             Lot.account_id == Balance.account_id,
             Lot.pool_id == Balance.pool_id,
-            Lot.is_open,
+            OPEN_LOT,
             Lot.expires_at > bindparam("now", type_=UtcTime()),
         )
         .scalar_subquery()

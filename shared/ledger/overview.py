@@ -7,7 +7,7 @@ from sqlalchemy import or_, select
 from shared.clock import to_wire
 from shared.database import Tx
 from shared.ledger import queries
-from shared.models.ledger import Balance, Debt, Lot, Reservation
+from shared.models.ledger import OPEN_LOT, PENDING_HOLD, Balance, Debt, Lot, Reservation
 
 _POOLS_SHOWN = 100
 _LOTS_SHOWN = 500
@@ -45,7 +45,7 @@ def _lots(tx: Tx, account_id: str) -> list[dict[str, Any]]:
         select(*Lot.__table__.c)
         .where(
             Lot.account_id == account_id,
-            Lot.is_open,
+            OPEN_LOT,
             or_(Lot.expires_at.is_(None), Lot.expires_at > tx.now),
         )
         .order_by(Lot.created_at, Lot.id)
@@ -59,7 +59,7 @@ def _holds(tx: Tx, account_id: str) -> list[dict[str, Any]]:
         select(*Reservation.__table__.c)
         .where(
             Reservation.account_id == account_id,
-            Reservation.status == "pending",
+            PENDING_HOLD,
             Reservation.expires_at > tx.now,
         )
         .order_by(Reservation.created_at, Reservation.id)

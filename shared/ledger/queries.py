@@ -15,6 +15,8 @@ from shared.errors import Invalid, NotFound
 from shared.ledger.state import balance_answer
 from shared.models.ledger import (
     GENERAL_POOL,
+    OPEN_LOT,
+    PENDING_HOLD,
     Account,
     Balance,
     Entry,
@@ -60,7 +62,7 @@ def _balance_in(tx: Tx, account_id: str, pool_id: str, pools: set[str]) -> Cache
             Balance.version,
         ).where(Balance.account_id == account_id, Balance.pool_id.in_(pools))
     )
-    open_lots = [Lot.account_id == account_id, Lot.pool_id.in_(pools), Lot.is_open]
+    open_lots: list[Any] = [Lot.account_id == account_id, Lot.pool_id.in_(pools), OPEN_LOT]
     due = tx.scalar(
         select(func.coalesce(func.sum(Lot.available_micro), 0)).where(
             *open_lots, Lot.expires_at <= tx.now
@@ -95,7 +97,7 @@ def _due_holds(tx: Tx, open_lots: Sequence[Any]) -> tuple[int, int, datetime | N
         )
         .join(ReservationLot, ReservationLot.reservation_id == Reservation.id)
         .join(Lot, Lot.id == ReservationLot.lot_id)
-        .where(*open_lots, Reservation.status == "pending", Lot.reserved_micro > 0)
+        .where(*open_lots, PENDING_HOLD, Lot.reserved_micro > 0)
     )
     for row in rows:
         if row.ends_at > tx.now:
@@ -128,7 +130,7 @@ def open_lots(tx: Tx, account_id: str, pool_id: str) -> dict[str, Any]:
         .where(
             Lot.account_id == account_id,
             Lot.pool_id.in_({pool_id, GENERAL_POOL}),
-            Lot.is_open,
+            OPEN_LOT,
             or_(Lot.expires_at.is_(None), Lot.expires_at > tx.now),
         )
         .order_by(

@@ -18,6 +18,9 @@ from shared.ledger.commands import Command, ExpireHold, ExpireLot
 from shared.ledger.terms import Terms, TermsCache
 from shared.models.ledger import (
     GENERAL_POOL,
+    OPEN_LOT,
+    PENDING_HOLD,
+    UNPOSTED_REVENUE,
     Account,
     Balance,
     Entry,
@@ -26,7 +29,7 @@ from shared.models.ledger import (
     Reservation,
 )
 from shared.models.types import UtcTime
-from shared.parameters import member_of
+from shared.parameters import constant, member_of
 
 log = structlog.get_logger()
 _BATCH = 200
@@ -197,21 +200,21 @@ def sweep_idempotency_keys(database: Database) -> int:
 _NOW = bindparam("now", type_=UtcTime())
 _DUE_HOLDS = (
     select(Reservation.id)
-    .where(Reservation.status == "pending", Reservation.expires_at <= _NOW)
+    .where(PENDING_HOLD, Reservation.expires_at <= _NOW)
     .order_by(Reservation.expires_at)
-    .limit(_BATCH)
+    .limit(constant(_BATCH))
 )
 _DUE_LOTS = (
     select(Lot.id, Lot.account_id)
-    .where(Lot.is_open, Lot.available_micro > 0, Lot.expires_at <= _NOW)
+    .where(OPEN_LOT, Lot.available_micro > 0, Lot.expires_at <= _NOW)
     .order_by(Lot.expires_at)
-    .limit(_BATCH)
+    .limit(constant(_BATCH))
 )
 _UNPOSTED = (
     select(Reservation.id)
-    .where(~Reservation.is_revenue_posted)
+    .where(UNPOSTED_REVENUE)
     .order_by(Reservation.finalized_at)
-    .limit(_REVENUE_BATCH)
+    .limit(constant(_REVENUE_BATCH))
     .with_for_update(skip_locked=True)
 )
 _REVENUE_ENTRIES = (

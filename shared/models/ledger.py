@@ -9,6 +9,10 @@ from shared.models.base import NOW, STRICT, Base, one_of
 from shared.models.types import Flag, Micro, UtcTime
 
 GENERAL_POOL = "general"
+# The conditions of partial indexes, word for word, so that both databases know their index.
+OPEN_LOT = text("credit_lots.is_open")
+PENDING_HOLD = text("credit_reservations.status = 'pending'")
+UNPOSTED_REVENUE = text("NOT credit_reservations.is_revenue_posted")
 # Where modes are rehearsed: what happens there is nobody's usage, and no figure counts it.
 REHEARSAL_ACCOUNT = "rehearsal"
 

@@ -26,7 +26,7 @@ from shared.notifications.keys import Keys
 from shared.notifications.outcomes import TRIES_MAX, note_no_more, note_reply, note_silence
 from shared.notifications.sending import NoAnswer, Patience, post
 from shared.observability import DELIVERIES
-from shared.parameters import member_of
+from shared.parameters import constant, member_of
 
 log = structlog.get_logger()
 _BATCH = 10  # for each endpoint
@@ -188,7 +188,7 @@ _DUE = (
     select(Delivery.id)
     .where(
         Delivery.endpoint_id == text(":endpoint_id"),
-        Delivery.state == "new",
+        Delivery.state == constant("new"),
         Delivery.due_at <= _NOW,
         or_(Delivery.lease_until.is_(None), Delivery.lease_until <= _NOW),
     )

@@ -15,6 +15,7 @@ from shared.notifications.addresses import check_url, resolve
 from shared.notifications.keys import Keys
 from shared.notifications.outbox import TEST_TYPE, EventType, write_event
 from shared.operations.audit import Actor, record
+from shared.parameters import constant
 
 ENDPOINTS_MAX = 20
 """How many there may be: each is served by a thread of its own."""
@@ -205,7 +206,7 @@ _TYPES = (
     .order_by(Subscription.event_type)
 )
 _WAITING = select(func.count()).where(
-    Delivery.endpoint_id == text(":endpoint"), Delivery.state == "new"
+    Delivery.endpoint_id == text(":endpoint"), Delivery.state == constant("new")
 )
 _UNSUBSCRIBE = delete(Subscription).where(Subscription.endpoint_id == text(":endpoint"))
 _CANCEL = (

@@ -10,7 +10,7 @@ from sqlalchemy import bindparam, exists, func, select, text
 
 from shared.clock import add_seconds, to_wire
 from shared.database import Database, Tx, patiently, upsert_rows
-from shared.models.ledger import Account, Balance, Lot
+from shared.models.ledger import OPEN_LOT, Account, Balance, Lot
 from shared.models.notifications import BalanceWatch, Event
 from shared.models.types import UtcTime
 from shared.notifications.outbox import EventType, emit, has_subscribers
@@ -147,7 +147,7 @@ _EXPIRING = (
         Lot.id, Lot.account_id, Lot.pool_id, Lot.source_type, Lot.available_micro, Lot.expires_at
     )
     .where(
-        Lot.is_open,
+        OPEN_LOT,
         Lot.expires_at > _NOW,
         Lot.expires_at <= _UNTIL,
         Lot.available_micro > 0,

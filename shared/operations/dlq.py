@@ -13,9 +13,9 @@ from sqlalchemy import and_, bindparam, func, or_, select, text, update
 from shared.clock import add_seconds
 from shared.database import Tx, insert_rows, update_rows
 from shared.ids import new_id
-from shared.models.operations import DeadLetter
+from shared.models.operations import WAITING_LETTER, DeadLetter
 from shared.models.types import UtcTime
-from shared.parameters import member_of
+from shared.parameters import constant, member_of
 
 DELAYS_SECONDS = (60, 300, 1800)
 LEASE_SECONDS = 300
@@ -129,6 +129,7 @@ _COMPLETE = (
 _DUE = (
     select(DeadLetter.id, DeadLetter.subject_id)
     .where(
+        WAITING_LETTER,
         or_(
             and_(DeadLetter.status == "pending", DeadLetter.next_retry_at <= _NOW),
             and_(
@@ -140,6 +141,6 @@ _DUE = (
         DeadLetter.subject_id.is_not(None),
     )
     .order_by(DeadLetter.created_at)
-    .limit(_BATCH)
+    .limit(constant(_BATCH))
     .with_for_update(skip_locked=True)
 )

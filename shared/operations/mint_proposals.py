@@ -27,6 +27,7 @@ from shared.operations import mint_orders
 from shared.operations.audit import Actor, record
 from shared.operations.four_eyes import Machine
 from shared.operations.mint_orders import MintOrder
+from shared.parameters import constant
 
 TARGET = "mint_proposal"
 EXPIRY_HOURS_DEFAULT = 168
@@ -330,9 +331,9 @@ _BY_KEY = select(*_TABLE.c).where(
 _DUE = (
     select(MintProposal.id)
     .where(
-        MintProposal.status == "pending",
+        MintProposal.status == constant("pending"),
         MintProposal.expires_at <= bindparam("now", type_=UtcTime()),
     )
-    .order_by(MintProposal.id)
+    .order_by(MintProposal.expires_at, MintProposal.id)
     .limit(_EXPIRED_AT_ONCE)
 )

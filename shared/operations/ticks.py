@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, and_, bindparam, func, or_, select, text
+from sqlalchemy import Select, and_, bindparam, func, or_, select
 
 from shared.database import Tx, upsert_rows
 from shared.models.campaigns import GrantBatch
-from shared.models.ledger import Lot, Reservation
+from shared.models.ledger import OPEN_LOT, PENDING_HOLD, UNPOSTED_REVENUE, Lot, Reservation
 from shared.models.notifications import Delivery, Endpoint
-from shared.models.operations import DeadLetter, Tick
+from shared.models.operations import WAITING_LETTER, DeadLetter, Tick
 from shared.models.payments import CryptoPayment, WebhookEvent
 from shared.models.reconciliation import ReconciliationRun
 from shared.models.types import UtcTime
 from shared.models.x402 import Settlement
+from shared.parameters import constant
 
 # A tick is missing when it has not succeeded for this many of its intervals, and for as long.
 _MISSED_INTERVALS, _LEAST_SECONDS = 4, 60
@@ -117,55 +118,54 @@ def _due(since: Any, *where: Any) -> Select[Any]:
 
 
 _NOW = bindparam("now", type_=UtcTime())
-# The conditions of partial indexes, word for word: so SQLite knows that it may use them.
-_OPEN_LOT = text("credit_lots.is_open")
-_WAITING_LETTER = text("billing_dlq.status IN ('pending', 'processing')")
 _TICKS = select(*Tick.__table__.c).order_by(Tick.name)
 _DUE = (
     (
         "payments",
         "notices",
-        _due(WebhookEvent.due_at, WebhookEvent.state == "new", WebhookEvent.due_at <= _NOW),
+        _due(
+            WebhookEvent.due_at, WebhookEvent.state == constant("new"), WebhookEvent.due_at <= _NOW
+        ),
     ),
     (
         "payments",
         "settlements",
-        _due(Settlement.due_at, Settlement.state == "new", Settlement.due_at <= _NOW),
+        _due(Settlement.due_at, Settlement.state == constant("new"), Settlement.due_at <= _NOW),
     ),
     (
         "ledger",
         "holds",
         _due(
             Reservation.expires_at,
-            Reservation.status == "pending",
+            PENDING_HOLD,
             Reservation.expires_at <= _NOW,
         ),
     ),
     (
         "ledger",
         "lots",
-        _due(Lot.expires_at, _OPEN_LOT, Lot.available_micro > 0, Lot.expires_at <= _NOW),
+        _due(Lot.expires_at, OPEN_LOT, Lot.available_micro > 0, Lot.expires_at <= _NOW),
     ),
     (
         "ledger",
         "revenue",
         _due(
             Reservation.finalized_at,
-            ~Reservation.is_revenue_posted,
+            UNPOSTED_REVENUE,
             Reservation.finalized_at <= _NOW,
         ),
     ),
     (
         "ledger",
         "grant_lists",
-        _due(GrantBatch.due_at, GrantBatch.state == "new", GrantBatch.due_at <= _NOW),
+        _due(GrantBatch.due_at, GrantBatch.state == constant("new"), GrantBatch.due_at <= _NOW),
     ),
     (
         "maintenance",
         "reconciliations",
         _due(
             ReconciliationRun.due_at,
-            ReconciliationRun.state == "new",
+            ReconciliationRun.state == constant("new"),
             ReconciliationRun.due_at <= _NOW,
         ),
     ),
@@ -174,7 +174,7 @@ _DUE = (
         "dead_letters",
         _due(
             func.coalesce(DeadLetter.next_retry_at, DeadLetter.lease_until),
-            _WAITING_LETTER,
+            WAITING_LETTER,
             or_(
                 and_(DeadLetter.status == "pending", DeadLetter.next_retry_at <= _NOW),
                 and_(DeadLetter.status == "processing", DeadLetter.lease_until <= _NOW),
@@ -186,7 +186,7 @@ _DUE = (
         "webhooks",
         _due(
             Delivery.due_at,
-            Delivery.state == "new",
+            Delivery.state == constant("new"),
             Delivery.due_at <= _NOW,
             Delivery.endpoint_id.in_(select(Endpoint.id).where(Endpoint.status == "active")),
         ),

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, bindparam, delete, select, text
+from sqlalchemy import Row, bindparam, delete, func, select, text
 
 from shared.clock import add_seconds
 from shared.database import Database, Tx, insert_rows
@@ -22,7 +22,7 @@ from shared.ledger.terms import TermsCache
 from shared.models.payments import CryptoPayment
 from shared.models.types import UtcTime
 from shared.models.x402 import Quote, Settlement
-from shared.parameters import member_of
+from shared.parameters import constant, member_of
 from shared.payments.x402.chain import Chain
 from shared.payments.x402.facilitator import Facilitator
 from shared.payments.x402.networks import Network
@@ -216,10 +216,14 @@ _OLD = (
     select(Quote.id)
     .where(
         Quote.expires_at < bindparam("at", type_=UtcTime()),
-        ~select(Settlement.id).where(Settlement.quote_id == Quote.id).exists(),
+        # Looked up for each quote: an anti-join would read all settlements.
+        select(func.min(Settlement.id))
+        .where(Settlement.quote_id == Quote.id)
+        .scalar_subquery()
+        .is_(None),
     )
     .order_by(Quote.expires_at)
-    .limit(500)
+    .limit(constant(500))
 )
 _DELETE = delete(Quote).where(member_of(Quote.id, "ids"))
 _BY_ID = select(*Quote.__table__.c).where(Quote.id == text(":id"))

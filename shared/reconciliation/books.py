@@ -12,8 +12,8 @@ from shared.clock import add_seconds, to_wire
 from shared.database import Tx
 from shared.ledger import integrity
 from shared.ledger.integrity import INVARIANTS, Breach
-from shared.models.ledger import Reservation
-from shared.models.payments import CryptoPayment
+from shared.models.ledger import PENDING_HOLD, Reservation
+from shared.models.payments import PAID_NOT_CREDITED, CryptoPayment
 from shared.models.types import UtcTime
 from shared.reconciliation.desk import Desk
 from shared.reconciliation.findings import Finding, Report
@@ -140,7 +140,7 @@ def _text(amount: int | None) -> str | None:
 
 
 _IS_ORPHAN = (
-    Reservation.status == "pending",
+    PENDING_HOLD,
     Reservation.expires_at < bindparam("late", type_=UtcTime()),
 )
 _ORPHANS = (
@@ -155,7 +155,7 @@ _ORPHANS = (
     .limit(_SHOWN)
 )
 _ORPHANS_COUNT = select(func.count()).select_from(Reservation).where(*_IS_ORPHAN)
-_IS_UNCREDITED = (CryptoPayment.status == "finished", CryptoPayment.lot_id.is_(None))
+_IS_UNCREDITED = (PAID_NOT_CREDITED, CryptoPayment.status == "finished")
 _UNCREDITED = (
     select(
         CryptoPayment.id,

@@ -26,7 +26,7 @@ from shared.models.operations import ConfigRow, MigrationRow
 from shared.models.reconciliation import ReconciliationRun
 from shared.models.types import UtcTime
 from shared.operations.audit import Actor, record
-from shared.parameters import member_of
+from shared.parameters import constant, member_of
 from shared.reconciliation.booking import SYSTEM, check_repairs
 from shared.reconciliation.books import check_deposits, check_orphans, check_sums, invariant
 from shared.reconciliation.cache import check_cache
@@ -263,7 +263,7 @@ def sweep(database: Database) -> int:
 
 
 _OPEN = select(ReconciliationRun.id).where(
-    ReconciliationRun.kind == bindparam("kind"), ReconciliationRun.state == "new"
+    ReconciliationRun.kind == bindparam("kind"), ReconciliationRun.state == constant("new")
 )
 _LAST = (
     select(ReconciliationRun.created_at, ReconciliationRun.state)
