@@ -1,4 +1,4 @@
-"""What HTTP services read of a request: its body as it came, the name it brings, who sent it."""
+"""What HTTP services have in common: a request's body, name and sender, and an answer's headers."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
