@@ -1,6 +1,6 @@
 # Every target does its own set-up; `make` alone lists them. Only Python 3.11+, pip and make are needed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check bench chaos lock
+.PHONY: help setup demo up test check bench chaos env lock
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -42,5 +42,13 @@ chaos: $(READY) ## Break everything for CHAOS_MINUTES (5) under load, then 400,0
 	@seed=$${ORACLE_SEED:-$$(date +%s)}; echo "Random ledger commands against the oracle; again with ORACLE_SEED=$$seed"; \
 	ORACLE_SEED=$$seed ORACLE_COMMANDS=$${ORACLE_COMMANDS:-400000} $(BIN)/python -m pytest -q tests/unit/test_rules_against_the_oracle.py
 
-lock: $(READY) ## Renew requirements.lock from pyproject.toml
-	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --upgrade -o requirements.lock
+env: ## Write .env and secrets/ for docker compose, once
+	@$(PYTHON) deploy/env.py
+
+LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
+IMAGES := api webhooks workers migrate flower simulator
+
+# The images' packages are those of requirements.lock: what was tested is what is deployed.
+lock: $(READY) ## Renew requirements.lock from pyproject.toml, and from it those of the images
+	$(LOCK) --group dev --upgrade -o requirements.lock
+	for image in $(IMAGES); do $(LOCK) --group $$image --constraints requirements.lock -o deploy/requirements/$$image.lock || exit 1; done

@@ -27,10 +27,18 @@ _LOOPBACK_URL = re.compile(
     re.ASCII,
 )
 
+# A name without a dot is one of the container's own network: nothing public is called so.
+_NEIGHBOUR_URL = re.compile(r"http://[a-z][a-z0-9-]{0,62}:[0-9]{1,5}/[^\s\\]*", re.ASCII)
+
 
 def is_loopback_url(url: str) -> bool:
     """Tell whether *url* is one that notices may be sent to."""
     return _LOOPBACK_URL.fullmatch(url) is not None
+
+
+def is_receiver_url(url: str) -> bool:
+    """Tell whether *url* may be the receiver: on this machine, or a container beside this one."""
+    return is_loopback_url(url) or _NEIGHBOUR_URL.fullmatch(url) is not None
 
 
 def sign(secret: str, text: bytes) -> str:

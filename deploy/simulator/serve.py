@@ -2,6 +2,8 @@
 
 import signal
 import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 from flask import Flask
@@ -15,12 +17,14 @@ from deploy.simulator.control_chain import ChainControl
 from deploy.simulator.facilitator import FacilitatorApi
 from deploy.simulator.faults import FACILITATOR_MODES, PROVIDER_MODES, RPC_MODES, Faults
 from deploy.simulator.networks import NETWORKS
-from deploy.simulator.notices import Courier, is_loopback_url
+from deploy.simulator.notices import Courier, is_receiver_url
 from deploy.simulator.rpc import RpcApi
 from deploy.simulator.server import ProviderApi
 from deploy.simulator.state import Book
+from shared.config import read_setting
 
 _LARGEST_BODY_BYTES = 1 << 20
+FC = TypeVar("FC", bound=Callable[..., Any])
 
 
 class QuietHandler(WSGIRequestHandler):
@@ -62,15 +66,37 @@ def create_app(
 def _check_ipn_url(
     _context: click.Context, _option: click.Parameter, url: str | None
 ) -> str | None:
-    if url is not None and not is_loopback_url(url):
+    if url is not None and not is_receiver_url(url):
         raise click.BadParameter("must be a loopback address: notices never leave this machine.")
     return url
 
 
+def _secret_option(name: str, variable: str) -> Callable[[FC], FC]:
+    def look(context: click.Context, option: click.Parameter, value: str | None) -> str:
+        found = value or read_setting(variable)
+        if not found:
+            raise click.MissingParameter(ctx=context, param=option)
+        return found
+
+    return click.option(
+        name,
+        envvar=variable,
+        callback=look,
+        show_envvar=True,
+        help=f"Required; or a file that {variable}_FILE names.",
+    )
+
+
 @click.command()
 @click.option("--port", default=8100, show_default=True, help="0 takes any free port.")
-@click.option("--api-key", envvar="NOWPAYMENTS_API_KEY", required=True, show_envvar=True)
-@click.option("--ipn-secret", envvar="NOWPAYMENTS_IPN_SECRET", required=True, show_envvar=True)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="In a container 0.0.0.0: its network is its own.",
+)
+@_secret_option("--api-key", "NOWPAYMENTS_API_KEY")
+@_secret_option("--ipn-secret", "NOWPAYMENTS_IPN_SECRET")
 @click.option(
     "--ipn-url",
     envvar="ARRAKIS_SIMULATOR_IPN_URL",
@@ -109,6 +135,7 @@ def _check_ipn_url(
 def serve(
     *,
     port: int,
+    host: str,
     api_key: str,
     ipn_secret: str,
     ipn_url: str | None,
@@ -119,8 +146,8 @@ def serve(
 ) -> None:
     """Run the simulator until Ctrl-C.
 
-    It answers on 127.0.0.1 as NOWPayments (/v1), an x402 facilitator (/facilitator) and a node of
-    Base (/rpc) would; /sim controls it.
+    It answers on HOST as NOWPayments (/v1), an x402 facilitator (/facilitator) and a node of Base
+    (/rpc) would; /sim controls it.
     """
     stopping = threading.Event()
     ends = {signal.SIGTERM, signal.SIGINT}
@@ -135,7 +162,7 @@ def serve(
         stopping=stopping,
     )
     app = create_app(api_key=api_key, courier=courier, chain_id=int(chain_id), stopping=stopping)
-    listener = make_server("127.0.0.1", port, app, threaded=True, request_handler=QuietHandler)
+    listener = make_server(host, port, app, threaded=True, request_handler=QuietHandler)
     serving = threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True)
     serving.start()
     url = f"http://127.0.0.1:{listener.server_port}"
