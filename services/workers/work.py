@@ -19,7 +19,7 @@ from shared.messaging import TaskName
 from shared.notifications.courier import Courier
 from shared.notifications.watching import AccountWatch
 from shared.observability import TASK_ITEMS, TASK_SECONDS, TASKS
-from shared.operations import mint_proposals, revenue_rules, ticks, tokens
+from shared.operations import mint_proposals, retention, revenue_rules, ticks, tokens
 from shared.payments import intake, polling, quotes, unanswered, watching
 from shared.payments.intake import Intake
 from shared.payments.quotes import Cashier
@@ -65,6 +65,7 @@ class Work:
                 sweeps.sweep_idempotency_keys(database)
                 + tokens.sweep(database)
                 + counts.sweep(database)
+                + retention.sweep(database)
             ),
             TaskName.SWEEP_QUOTES: lambda: quotes.sweep(database),
             TaskName.ACTIVATE_RULES: lambda: revenue_rules.activate_due(database),

@@ -30,6 +30,7 @@ PROPOSAL_STATUSES = ("pending", "approved", "failed", "rejected", "withdrawn", "
 # Spelled out in statements: a parameter would hide the index.
 WAITING_LETTER = text("status IN ('pending', 'processing')")
 OPEN_LETTER = text("status IN ('pending', 'processing', 'manual_review')")
+HEALED_LETTER = text("status = 'completed'")
 _ACTIVE = text("status = 'active'")
 _PENDING = text("status = 'pending'")
 
@@ -56,6 +57,12 @@ class DeadLetter(Base):
             "created_at",
             postgresql_where=OPEN_LETTER,
             sqlite_where=OPEN_LETTER,
+        ),
+        Index(
+            "ix_billing_dlq_healed",
+            "completed_at",
+            postgresql_where=HEALED_LETTER,
+            sqlite_where=HEALED_LETTER,
         ),
         Index("uq_billing_dlq_subject", "operation_type", "subject_id", unique=True),
         STRICT,

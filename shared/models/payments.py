@@ -34,6 +34,9 @@ PAID_NOT_CREDITED = text(
     "lot_id IS NULL AND status IN ('confirmed', 'sending', 'partially_paid', 'finished')"
 )
 
+# A worked-off notice whose body, as it came over the wire, was not forgotten yet.
+KEEPS_BODY = text("state = 'done' AND length(raw_body) > 0")
+
 
 class CryptoPayment(Base):
     """One payment at a provider. Its credits are ``payment_credits``, the first lot ``lot_id``.
@@ -174,6 +177,12 @@ class WebhookEvent(Job, Base):
             postgresql_where=text("state = 'new'"),
             sqlite_where=text("state = 'new'"),
         ),
+        Index(
+            "ix_webhook_events_body",
+            "done_at",
+            postgresql_where=KEEPS_BODY,
+            sqlite_where=KEEPS_BODY,
+        ),
         {**STRICT, "postgresql_with": {"fillfactor": 70}},
     )
 
@@ -183,7 +192,8 @@ class WebhookEvent(Job, Base):
     source: Mapped[str] = mapped_column(server_default="notice")
     provider_payment_id: Mapped[str | None]
     status: Mapped[str | None]
-    # ``notice`` is the authenticated reading; ``raw_body`` what came over the wire.
+    # ``notice`` is the authenticated reading; ``raw_body`` what came over the
+    # wire, emptied after ``notice_body_days``.
     notice: Mapped[str]
     raw_body: Mapped[bytes] = mapped_column(LargeBinary)
     traceparent: Mapped[str | None]

@@ -20,6 +20,7 @@ from shared.ledger.commands import Outcome
 from shared.ledger.terms import read_terms, require_receivers
 from shared.models.operations import ConfigRow
 from shared.notifications import policy as watching
+from shared.operations import retention
 from shared.operations.audit import Actor, record
 from shared.operations.mint_proposals import read_expiry_hours
 from shared.operations.mints import read_threshold
@@ -53,6 +54,10 @@ def _bps(key: str, whose: str, seed: str) -> Setting:
 
 def _receiver(key: str, whose: str, seed: str) -> Setting:
     return Setting(key, f"Who receives {whose} share", "account id", "an account that exists", seed)
+
+
+def _days(key: str, what: str, seed: str) -> Setting:
+    return Setting(key, f"How long {what}", "days", "31 to 9999; 0: for ever", seed)
 
 
 def _written(key: str, meaning: str, unit: str) -> Setting:
@@ -184,6 +189,8 @@ _ALL = (
         "0 to 9999; 0: never",
         "0",
     ),
+    _days(retention.BODY_KEY, "a worked-off notice keeps its body", retention.BODY_DAYS),
+    _days(retention.LETTER_KEY, "a healed dead letter is kept", retention.LETTER_DAYS),
     *(_alert(rule) for rule in alerts.RULES.values()),
     Setting(
         alerts.CLEAR_SECONDS_KEY,
@@ -341,5 +348,7 @@ _OTHERS: Mapping[str, Callable[[str], object]] = {
     **{rule.key: partial(alerts.read_limits, rule) for rule in alerts.RULES.values()},
     "low_balance_threshold_micro": watching.read_threshold,
     "expiry_notice_hours": watching.read_hours,
+    retention.BODY_KEY: partial(retention.read_days, retention.BODY_KEY),
+    retention.LETTER_KEY: partial(retention.read_days, retention.LETTER_KEY),
 }
 _ROWS = select(*_TABLE.c).order_by(ConfigRow.key)
