@@ -5,6 +5,8 @@ from http import HTTPStatus
 
 from shared.openapi.codes import CODES
 
+# As RFC 9110 names them; Python does since 3.13.
+_NAMES = {413: "Content Too Large", 422: "Unprocessable Content"}
 _HEAD = """\
 # Error codes
 
@@ -21,7 +23,8 @@ def error_page() -> str:
     parts = [_HEAD]
     for status in sorted({code.status for code in CODES.values()}):
         parts.append(
-            f"\n## {status} {HTTPStatus(status).phrase}\n\n| code | meaning |\n|---|---|\n"
+            f"\n## {status} {_NAMES.get(status) or HTTPStatus(status).phrase}\n\n"
+            "| code | meaning |\n|---|---|\n"
         )
         told = sorted((c.name, c.meaning) for c in CODES.values() if c.status == status)
         parts += [f"| `{name}` | {meaning} |\n" for name, meaning in told]
