@@ -5,13 +5,11 @@ from typing import Any
 
 import click
 
-from shared import schema
 from shared.alerts import views
 from shared.cli.acting import operator, with_reason
-from shared.cli.desk import HOST_ONLY, on_host
+from shared.cli.desk import HOST_ONLY, Host, on_host, open_database
 from shared.cli.output import as_json, tell
 from shared.config import OperatorSettings
-from shared.database import Database
 
 _BAD_NEWS = 1
 
@@ -32,9 +30,7 @@ def alerts(context: click.Context, *, is_json: bool) -> None:
     settings: OperatorSettings | None = context.obj
     if settings is None:
         raise click.UsageError(HOST_ONLY.format("arrakis alerts"))
-    database = Database(settings.database_url)
-    schema.require_current(database)
-    with database.reading() as tx:
+    with Host(settings).database.reading() as tx:
         found = views.show_alerts(tx)
     lines = [_line(one) for one in found["alerts"]]
     lines.append(f"{found['firing']} firing." if found["firing"] else "No alert fires.")
@@ -54,7 +50,7 @@ def history(settings: OperatorSettings, limit: int, *, is_json: bool) -> None:
     Example:
         arrakis alerts history --limit 20
     """
-    with Database(settings.database_url).reading() as tx:
+    with open_database(settings).reading() as tx:
         found = views.list_history(tx, limit=limit)
     lines = [
         f"{one['createdAt']}  {one['action']:18} {one['targetId']}  by {one['actorId']}"
@@ -78,7 +74,7 @@ def acknowledge(
     Example:
         arrakis alerts acknowledge dlq_depth --reason "the provider is down, ticket 7"
     """
-    database = Database(settings.database_url)
+    database = open_database(settings)
     found = views.acknowledge(database, operator(), name, subject=subject, reason=reason)
     tell(found, is_json=is_json, text=f"{name} is acknowledged by {found['acknowledgedBy']}.")
 

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import click
 
-from shared.cli.desk import on_host
+from shared.cli.desk import on_host, open_database
 from shared.cli.output import as_json, progress, tell
 from shared.config import OperatorSettings
-from shared.database import Database
 from shared.operations.backup import make_backup
 
 _BAD_NEWS = 1
@@ -30,7 +29,7 @@ def backup(settings: OperatorSettings, file: Path, *, is_json: bool) -> None:
         arrakis backup data/sietch.db.bak-$(date +%Y%m%d%H%M%S)
     """
     with progress("Copying pages") as so_far:
-        made = make_backup(Database(settings.database_url), file, progress=so_far)
+        made = make_backup(open_database(settings), file, progress=so_far)
     facts = {
         "path": made.path,
         "sizeBytes": made.size_bytes,

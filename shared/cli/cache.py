@@ -8,10 +8,9 @@ import click
 
 from shared import balance_upkeep
 from shared.cli.acting import confirm, confirmed
-from shared.cli.desk import on_host
+from shared.cli.desk import on_host, open_database
 from shared.cli.output import as_json, progress, table, tell
 from shared.config import OperatorSettings
-from shared.database import Database
 from shared.ledger import queries
 from shared.models.ledger import GENERAL_POOL
 
@@ -36,7 +35,7 @@ def show(settings: OperatorSettings, account_id: str, pool_id: str, *, is_json: 
     Example:
         arrakis cache show ACCOUNT general
     """
-    with Database(settings.database_url).reading() as tx:
+    with open_database(settings).reading() as tx:
         balance = queries.balance(tx, account_id, pool_id)
     stored = {name: balance[name] for name in _AMOUNTS}
     found = balance_upkeep.show(settings.redis_url, account_id, pool_id)

@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from shared import schema
 from shared.balance_upkeep import open_redis
+from shared.cli.desk import open_database
 from shared.config import MIN_SECRET_BYTES, DoctorSettings
 from shared.database import Database
 from shared.errors import ArrakisError
@@ -45,7 +46,7 @@ def examine(settings: DoctorSettings) -> Iterator[Finding]:
     yield from _secrets(settings)
     yield _outgoing(settings)
     yield _feature(settings)
-    database = Database(settings.database_url)
+    database = open_database(settings)
     for check in (_schema, _clock, _config, _disk):
         yield check(settings, database)
     yield _redis(settings)

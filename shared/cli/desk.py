@@ -14,7 +14,7 @@ import click
 from shared import schema
 from shared.balance_cache import BalanceCache
 from shared.cli.acting import operator
-from shared.config import OperatorSettings
+from shared.config import CommonSettings, OperatorSettings
 from shared.database import Database, Tx
 from shared.ledger.commands import Outcome
 from shared.ledger.terms import TermsCache
@@ -54,6 +54,16 @@ class Answer:
     is_replay: bool = False
 
 
+def open_database(settings: CommonSettings) -> Database:
+    """Return the database of a command, which closes it at its end.
+
+    Who watches balances hears of each commit.
+    """
+    database = Database(settings.database_url, after_commit=[BalanceCache(settings.redis_url)])
+    click.get_current_context().call_on_close(database.dispose)
+    return database
+
+
 class Host:
     """This host: its database, and what works on it as the services have it."""
 
@@ -63,9 +73,8 @@ class Host:
 
     @cached_property
     def database(self) -> Database:
-        """The database, of this release; who watches balances hears of each commit."""
-        watchers = [BalanceCache(self.settings.redis_url)]
-        database = Database(self.settings.database_url, after_commit=watchers)
+        """The database, of this release."""
+        database = open_database(self.settings)
         schema.require_current(database)
         return database
 

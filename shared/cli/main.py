@@ -28,7 +28,7 @@ from shared.cli import (
     webhooks,
 )
 from shared.cli.api import Api, token_from
-from shared.cli.desk import KEY, Host, on_host
+from shared.cli.desk import KEY, Host, on_host, open_database
 from shared.cli.options import MOMENT
 from shared.cli.output import as_json, keep_logs_apart, progress, table, tell
 from shared.config import (
@@ -38,7 +38,6 @@ from shared.config import (
     SettingsError,
     load_settings,
 )
-from shared.database import Database
 from shared.errors import ArrakisError, Invalid, Unavailable
 from shared.ledger import explain, integrity
 from shared.money import format_usd
@@ -97,7 +96,7 @@ def migrate(settings: OperatorSettings, *, is_json: bool) -> None:
     Example:
         arrakis migrate
     """
-    database = Database(settings.database_url)
+    database = open_database(settings)
     names = schema.upgrade(database)
     tell({"applied": names}, is_json=is_json, text=_migrated(names))
 

@@ -4,12 +4,10 @@ from typing import Any
 
 import click
 
-from shared.balance_cache import BalanceCache
 from shared.cli.acting import operator, with_reason
-from shared.cli.desk import on_host
+from shared.cli.desk import on_host, open_database
 from shared.cli.output import as_json, tell
 from shared.config import OperatorSettings
-from shared.database import Database
 from shared.ledger.terms import TermsCache
 from shared.models.operations import PROPOSAL_STATUSES
 from shared.money import format_usd
@@ -48,7 +46,7 @@ def list_proposals(
         arrakis mint-proposals list --status pending
     """
     wanted = mint_proposals.ProposalFilter(status, account_id, limit, after)
-    with Database(settings.database_url).reading() as tx:
+    with open_database(settings).reading() as tx:
         found = mint_proposals.list_proposals(tx, wanted)
     lines = [
         f"{one['proposalId']}  {one['status']:9} {format_usd(int(one['amountMicro']))} "
@@ -70,7 +68,7 @@ def show(settings: OperatorSettings, proposal_id: str, *, is_json: bool) -> None
     Example:
         arrakis mint-proposals show PROPOSAL
     """
-    with Database(settings.database_url).reading() as tx:
+    with open_database(settings).reading() as tx:
         found = mint_proposals.show(tx, proposal_id)
     tell(found, is_json=is_json, text=describe_proposal(found))
 
@@ -88,7 +86,7 @@ def approve(settings: OperatorSettings, proposal_id: str, *, is_json: bool) -> N
     Example:
         arrakis mint-proposals approve PROPOSAL
     """
-    database = Database(settings.database_url, after_commit=[BalanceCache(settings.redis_url)])
+    database = open_database(settings)
     terms = TermsCache(database, ceiling_micro=settings.billing_ceiling_micro)
     found = mint_proposals.approve(database, terms, operator(), proposal_id).unwrap()
     tell(found, is_json=is_json, text=describe_proposal(found))
@@ -106,7 +104,7 @@ def reject(settings: OperatorSettings, proposal_id: str, reason: str, *, is_json
     Example:
         arrakis mint-proposals reject PROPOSAL --reason "the wrong account"
     """
-    with Database(settings.database_url).transaction() as tx:
+    with open_database(settings).transaction() as tx:
         outcome = mint_proposals.reject(tx, operator(), proposal_id, reason)
     found = outcome.unwrap()
     tell(found, is_json=is_json, text=describe_proposal(found))
@@ -123,7 +121,7 @@ def withdraw(settings: OperatorSettings, proposal_id: str, *, is_json: bool) -> 
     Example:
         arrakis mint-proposals withdraw PROPOSAL
     """
-    with Database(settings.database_url).transaction() as tx:
+    with open_database(settings).transaction() as tx:
         outcome = mint_proposals.withdraw(tx, operator(), proposal_id)
     found = outcome.unwrap()
     tell(found, is_json=is_json, text=describe_proposal(found))

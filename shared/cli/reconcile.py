@@ -2,19 +2,14 @@
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import click
 
-from shared import schema
-from shared.balance_cache import BalanceCache
 from shared.cli.acting import operator
-from shared.cli.desk import on_host
+from shared.cli.desk import Host, on_host
 from shared.cli.output import as_json, tell
 from shared.config import OperatorSettings
-from shared.database import Database
 from shared.reconciliation import runs, views
 from shared.reconciliation.desk import Desk
 from shared.wiring import make_desk
@@ -56,9 +51,9 @@ def run(
         arrakis reconcile run --cache
     """
     kind = "cache" if is_cache else "daily"
-    with _opened(settings) as database:
-        asked = runs.request(database, operator(), kind, asks_provider=provider, days=days)
-        job = _work(make_desk(settings, database), asked.unwrap(), is_quiet=is_json)
+    database = Host(settings).database
+    asked = runs.request(database, operator(), kind, asks_provider=provider, days=days)
+    job = _work(make_desk(settings, database), asked.unwrap(), is_quiet=is_json)
     _tell(job["result"], job, is_json=is_json)
 
 
@@ -73,19 +68,9 @@ def show(settings: OperatorSettings, run_id: str | None, *, is_json: bool) -> No
     Example:
         arrakis reconcile show
     """
-    with _opened(settings) as database, database.reading() as tx:
+    with Host(settings).database.reading() as tx:
         facts = views.show_run(tx, run_id) if run_id else views.last_result(tx)
     _tell(facts["result"], facts, is_json=is_json)
-
-
-@contextmanager
-def _opened(settings: OperatorSettings) -> Iterator[Database]:
-    database = Database(settings.database_url, after_commit=[BalanceCache(settings.redis_url)])
-    try:
-        schema.require_current(database)
-        yield database
-    finally:
-        database.dispose()
 
 
 def _work(desk: Desk, job: dict[str, Any], *, is_quiet: bool) -> dict[str, Any]:

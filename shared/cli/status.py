@@ -5,12 +5,10 @@ from typing import Any
 
 import click
 
-from shared import schema
-from shared.cli.desk import on_host
+from shared.cli.desk import Host, on_host
 from shared.cli.output import as_json, table, tell
 from shared.clock import to_wire
 from shared.config import OperatorSettings
-from shared.database import Database
 from shared.operations import dlq, ticks
 
 _BAD_NEWS = 1
@@ -29,9 +27,7 @@ def status(settings: OperatorSettings, *, is_json: bool) -> None:
     Example:
         arrakis status
     """
-    database = Database(settings.database_url)
-    schema.require_current(database)
-    with database.reading() as tx:
+    with Host(settings).database.reading() as tx:
         seen, due, letters = ticks.list_ticks(tx), ticks.lags(tx), dlq.depth(tx)
     bad = [f"{tick.name} has not succeeded in time" for tick in seen if tick.is_missing]
     bad += [

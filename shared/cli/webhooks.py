@@ -6,10 +6,9 @@ from typing import Any
 import click
 
 from shared.cli.acting import confirm, confirmed, operator
-from shared.cli.desk import on_host
+from shared.cli.desk import on_host, open_database
 from shared.cli.output import as_json, tell
 from shared.config import OperatorSettings
-from shared.database import Database
 from shared.notifications import deliveries as sent
 from shared.notifications import endpoints
 from shared.notifications.endpoints import Wanted
@@ -51,7 +50,7 @@ def add(
     Example:
         arrakis webhook add https://ops.example.com/hooks --event alert.fired
     """
-    database, keys = Database(settings.database_url), make_keys(settings)
+    database, keys = open_database(settings), make_keys(settings)
     keys.require()
     allow_private = settings.arrakis_webhook_allow_private
     endpoints.require_url(database, operator(), url, allow_private=allow_private)
@@ -71,7 +70,7 @@ def list_endpoints(settings: OperatorSettings, *, is_json: bool) -> None:
     Example:
         arrakis webhook list
     """
-    with Database(settings.database_url).reading() as tx:
+    with open_database(settings).reading() as tx:
         found = endpoints.list_endpoints(tx)
     lines = [
         f"{one['endpointId']}  {_health(one):9} {one['waiting']:5} waiting  {one['url']}"
@@ -93,7 +92,7 @@ def show(settings: OperatorSettings, endpoint_id: str, *, is_json: bool) -> None
     Example:
         arrakis webhook show ENDPOINT
     """
-    with Database(settings.database_url).reading() as tx:
+    with open_database(settings).reading() as tx:
         found = endpoints.show(tx, endpoint_id)
         last = sent.list_deliveries(tx, endpoint_id, limit=_LAST_DELIVERIES)["deliveries"]
     text = "\n".join([_describe(found), *(_line(one) for one in last)])
@@ -113,7 +112,7 @@ def remove(settings: OperatorSettings, endpoint_id: str, *, is_sure: bool, is_js
         arrakis webhook remove ENDPOINT --yes
     """
     confirm(f"Remove {endpoint_id}?", is_sure=is_sure)
-    with Database(settings.database_url).transaction() as tx:
+    with open_database(settings).transaction() as tx:
         gone = endpoints.remove(tx, operator(), endpoint_id)
     tell(gone, is_json=is_json, text=f"Removed; {gone['cancelled']} deliveries were cancelled.")
 
@@ -157,7 +156,7 @@ def rotate(settings: OperatorSettings, endpoint_id: str, *, is_json: bool) -> No
     Example:
         arrakis webhook rotate ENDPOINT
     """
-    with Database(settings.database_url).transaction() as tx:
+    with open_database(settings).transaction() as tx:
         found = endpoints.rotate_secret(tx, operator(), make_keys(settings), endpoint_id)
     tell(found, is_json=is_json, text=f"{_describe(found)}\nThe earlier secret signs for a day.")
 
@@ -173,7 +172,7 @@ def test(settings: OperatorSettings, endpoint_id: str, *, is_json: bool) -> None
     Example:
         arrakis webhook test ENDPOINT
     """
-    with Database(settings.database_url).transaction() as tx:
+    with open_database(settings).transaction() as tx:
         told = endpoints.send_test(tx, operator(), endpoint_id)
     look = f"arrakis webhook deliveries {endpoint_id}"
     tell(told, is_json=is_json, text=f"{told['eventId']} is on its way. Look: {look}")
@@ -191,7 +190,7 @@ def deliveries(settings: OperatorSettings, endpoint_id: str, limit: int, *, is_j
     Example:
         arrakis webhook deliveries ENDPOINT --limit 50
     """
-    with Database(settings.database_url).reading() as tx:
+    with open_database(settings).reading() as tx:
         endpoints.show(tx, endpoint_id)
         found = sent.list_deliveries(tx, endpoint_id, limit=limit)
     lines = [_line(one) for one in found["deliveries"]]
@@ -209,7 +208,7 @@ def retry(settings: OperatorSettings, delivery_id: str, *, is_json: bool) -> Non
     Example:
         arrakis webhook retry DELIVERY
     """
-    with Database(settings.database_url).transaction() as tx:
+    with open_database(settings).transaction() as tx:
         found = sent.retry(tx, operator(), delivery_id)
     tell(found, is_json=is_json, text=_line(found))
 
@@ -217,7 +216,7 @@ def retry(settings: OperatorSettings, delivery_id: str, *, is_json: bool) -> Non
 def _set_active(
     settings: OperatorSettings, endpoint_id: str, *, is_active: bool, is_json: bool
 ) -> None:
-    with Database(settings.database_url).transaction() as tx:
+    with open_database(settings).transaction() as tx:
         found = endpoints.change(tx, operator(), endpoint_id, Wanted(is_active=is_active))
     tell(found, is_json=is_json, text=_describe(found))
 

@@ -1,9 +1,6 @@
 """Campaigns over HTTP and by command: behaviours 110, 137, 14.3, contract 5."""
 
 import json
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +11,9 @@ import requests
 
 from shared.campaigns.lists import Wish
 from shared.clock import system_clock
+from tests import command
 from tests.campaigns import Campaigns, M
-from tests.harness import Api, service_environment, unique
+from tests.harness import Api, unique
 from tests.ledger import Ledger
 
 BODY = {"name": "Spring", "campaignType": "promotional", "budgetMicro": "10000000"}
@@ -222,15 +220,9 @@ def test_a_failed_grant_is_retried_over_http(desk: Desk) -> None:
 
 
 def arrakis(desk: Campaigns, *arguments: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "shared.cli.main", "campaign", *arguments],
-        env=os.environ | service_environment(desk.ledger.url, "redis://127.0.0.1:1/0"),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return done.returncode, done.stdout or done.stderr
+    at = {"DATABASE_URL": desk.ledger.url}
+    code, output, complaint = command.arrakis("campaign", *arguments, **at)
+    return code, output or complaint
 
 
 def test_the_command_runs_a_campaign_without_workers(ledger: Ledger, tmp_path: Path) -> None:
@@ -242,7 +234,7 @@ def test_the_command_runs_a_campaign_without_workers(ledger: Ledger, tmp_path: P
     status, said = arrakis(desk, *drafting, "--json")
     campaign = json.loads(said)["campaignId"]
     assert status == 0
-    assert arrakis(desk, "activate", campaign)[0] == 1  # nobody said yes
+    assert arrakis(desk, "activate", campaign)[0] == 2  # nobody can be asked
     assert arrakis(desk, "activate", campaign, "--yes")[0] == 0
     listed = tmp_path / "wallets.csv"
     listed.write_text("\n".join(["accountId", *wallets]))

@@ -1,9 +1,6 @@
 """The dead-letter queue as operators work it: by admin API and command (behaviours 113, 181)."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -17,6 +14,7 @@ from shared.errors import Conflict, NotFound
 from shared.operations import dead_letters, dlq
 from shared.operations.audit import Actor
 from shared.payments import intake
+from tests import command
 from tests.harness import service_environment
 from tests.ledger import Ledger
 from tests.till import M, Payment, Till
@@ -132,15 +130,9 @@ def test_a_deposit_that_a_retry_cannot_settle_stays_where_people_look(till: Till
 
 def arrakis(till: Till, *arguments: str) -> tuple[int, str]:
     """Run the operators' command on this ledger; return its exit status and what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "shared.cli.main", *arguments],
-        env=os.environ | service_environment(till.ledger.url, "redis://127.0.0.1:1/0"),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return done.returncode, done.stdout or done.stderr
+    environment = service_environment(till.ledger.url, command.NO_REDIS)
+    code, output, complaint = command.arrakis(*arguments, **environment)
+    return code, output or complaint
 
 
 def test_the_command_line_lists_rehearses_retries_and_resolves(till: Till) -> None:

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from deploy.local.servers import free_port
 from shared.money import usd_text
 from shared.payments import creation
 from shared.payments.providers.nowpayments import NowPayments
-from tests.harness import ROOT
+from tests.command import arrakis
 from tests.ledger import Ledger
 from tests.provider_harness import API_KEY, Simulator
 from tests.till import M, Payment, Till
@@ -33,16 +31,7 @@ class Operator:
 
     def run(self, *arguments: str, **other: str) -> tuple[int, str, str]:
         """Run the command; return its exit code, its output and its complaints."""
-        done = subprocess.run(
-            [sys.executable, "-m", "shared.cli.main", "payments", *arguments],
-            cwd=ROOT,
-            env={"PATH": "/usr/bin:/bin", **self.environment, **other},
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-        return done.returncode, done.stdout, done.stderr
+        return arrakis("payments", *arguments, **{**self.environment, **other})
 
     def facts(self, *arguments: str) -> dict[str, Any]:
         """Run the command for a script, which must go well."""

@@ -1,8 +1,6 @@
 """The operators' command as they run it: what it prints, and the exit code that scripts read."""
 
 import json
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,28 +10,15 @@ import pytest
 from deploy.local.servers import free_port
 from shared import schema
 from shared.database import Database
-from tests.harness import ROOT, SECRETS, Databases, make_account, unique
+from tests.command import arrakis, in_a_process
+from tests.harness import SECRETS, Databases, make_account, unique
 from tests.ledger import Ledger
-
-
-def arrakis(*arguments: str, **environment: str) -> tuple[int, str, str]:
-    """Run the command; return its exit code, its output and its complaints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "shared.cli.main", *arguments],
-        cwd=ROOT,
-        env={"PATH": "/usr/bin:/bin", **environment},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    return done.returncode, done.stdout, done.stderr
 
 
 def at_once(*runs: tuple[tuple[str, ...], dict[str, str]]) -> list[tuple[int, str, str]]:
     """Run the command several times at once, each with its arguments and environment."""
     with ThreadPoolExecutor(4) as threads:
-        return list(threads.map(lambda run: arrakis(*run[0], **run[1]), runs))
+        return list(threads.map(lambda run: in_a_process(*run[0], **run[1]), runs))
 
 
 @pytest.fixture(params=("sqlite", "postgresql"))
@@ -95,8 +80,8 @@ WRONG: dict[str, dict[str, str]] = {
 
 
 def test_a_wrong_setting_is_told_in_a_sentence() -> None:
-    told = at_once(*((("ledger", "verify"), environment) for environment in WRONG.values()))
-    for sentence, (code, output, complaint) in zip(WRONG, told, strict=True):
+    for sentence, environment in WRONG.items():
+        code, output, complaint = arrakis("ledger", "verify", **environment)
         assert (code, output) == (2, "")
         assert sentence in complaint
         assert complaint.count("\n") == 1
@@ -105,7 +90,8 @@ def test_a_wrong_setting_is_told_in_a_sentence() -> None:
 def test_a_database_that_is_away_is_told_from_a_fault() -> None:
     away = {"DATABASE_URL": f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/none"}
     commands = (("migrate",), ("ledger", "verify", "--json"))
-    for code, output, complaint in at_once(*((command, away) for command in commands)):
+    for command in commands:
+        code, output, complaint = arrakis(*command, **away)
         assert (code, output) == (3, "")
         assert complaint.endswith("(database_unavailable)\n")
         assert complaint.count("\n") == 1
@@ -119,10 +105,8 @@ KINDS = (
 
 
 def test_a_token_is_printed_alone() -> None:
-    told = at_once(*((("token", *kind), SECRETS) for kind, *_ in KINDS))
-    for (_, variable, audience, subject), (code, output, complaint) in zip(
-        KINDS, told, strict=True
-    ):
+    for kind, variable, audience, subject in KINDS:
+        code, output, complaint = arrakis("token", *kind, **SECRETS)
         assert (code, complaint, output.count("\n")) == (0, "", 1)
         secret = SECRETS[variable]
         claims = jwt.decode(output.strip(), secret, algorithms=["HS256"], audience=audience)
@@ -130,14 +114,13 @@ def test_a_token_is_printed_alone() -> None:
 
 
 def test_without_its_secret_no_token_is_printed() -> None:
-    [(code, output, complaint)] = at_once((("token", "s2s"), {}))
+    code, output, complaint = arrakis("token", "s2s")
     assert (code, output) == (2, "")
     assert "BILLING_INTERNAL_JWT_SECRET is not set" in complaint
 
 
 def test_help_needs_neither_database_nor_secrets() -> None:
-    commands = ((), ("migrate",), ("ledger", "verify"), ("token", "s2s"))
-    told = at_once(*(((*command, "--help"), {"DATABASE_URL": "nonsense"}) for command in commands))
-    for code, output, complaint in told:
+    for command in ((), ("migrate",), ("ledger", "verify"), ("token", "s2s")):
+        code, output, complaint = arrakis(*command, "--help", DATABASE_URL="nonsense")
         assert (code, complaint) == (0, "")
         assert output.startswith("Usage: ")

@@ -1,9 +1,6 @@
 """Liveness is progress: heartbeats, the age of undone work, `arrakis status`, and the gauges."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -18,7 +15,7 @@ from shared.errors import Unavailable
 from shared.messaging import TaskName
 from shared.operations import ticks
 from shared.operations.ticks import Lag, is_missing
-from tests.harness import service_environment
+from tests.command import arrakis
 from tests.ledger import START, Ledger
 from tests.till import Till, work_of
 
@@ -106,15 +103,8 @@ def test_the_age_of_the_oldest_undone_row_is_told_for_each_kind(ledger: Ledger, 
 
 
 def status(ledger: Ledger, *arguments: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "shared.cli.main", "status", *arguments],
-        env=os.environ | service_environment(ledger.url, "redis://127.0.0.1:1/0"),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return done.returncode, done.stdout or done.stderr
+    code, output, complaint = arrakis("status", *arguments, DATABASE_URL=ledger.url)
+    return code, output or complaint
 
 
 def test_status_says_what_is_wrong_and_exits_accordingly(ledger: Ledger, work: Work) -> None:
