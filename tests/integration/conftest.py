@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
-from tests.harness import Api, Databases, running_api
+from tests.api_app import serving_api
+from tests.harness import Api, Databases
 from tests.ledger import Ledger
 
 
@@ -21,7 +21,7 @@ def ledger(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Led
 
 
 @pytest.fixture
-def api_of(redis_url: str, tmp_path: Path) -> Iterator[Callable[[str], Api]]:
-    """Run the API on a database that the test names; it ends with the test."""
-    with ExitStack() as running:
-        yield lambda url: running.enter_context(running_api(url, redis_url, tmp_path / "api.log"))
+def api_of(redis_url: str) -> Iterator[Callable[[str], Api]]:
+    """Serve the API on a database that the test names; it ends with the test."""
+    with ExitStack() as serving:
+        yield lambda url: serving.enter_context(serving_api(url, redis_url))

@@ -2,7 +2,8 @@
 
 import re
 import shlex
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -16,7 +17,7 @@ from shared.clock import system_clock
 from shared.operations import gauges
 from tests.alerts import a_letter_waits_for_a_person
 from tests.command import arrakis, told
-from tests.harness import ROOT, unique, wait_until
+from tests.harness import ROOT, Api, running_api, unique, wait_until
 from tests.ledger import Ledger
 from tests.till import Payment, Till
 
@@ -30,11 +31,17 @@ def now(ledger: Ledger) -> None:
     evaluate(ledger.database)
 
 
-def test_an_alert_is_seen_on_every_desk_until_it_clears(ledger: Ledger, api_of: Any) -> None:
+@pytest.fixture
+def api(ledger: Ledger, redis_url: str, tmp_path: Path) -> Iterator[Api]:
+    """A process of the API, because only that stores what it counted."""
+    ledger.sql("INSERT INTO billing_config (key, value) VALUES ('alert_clear_seconds', '0')")
+    with running_api(ledger.url, redis_url, tmp_path / "api.log") as client:
+        yield client
+
+
+def test_an_alert_is_seen_on_every_desk_until_it_clears(ledger: Ledger, api: Api) -> None:
     """Behaviour 187: an alert is visible on a metrics endpoint (W72)."""
     at = {"DATABASE_URL": ledger.url}
-    ledger.sql("INSERT INTO billing_config (key, value) VALUES ('alert_clear_seconds', '0')")
-    api = api_of(ledger.url)
     large = {"accountId": ledger.account(), "estimatedCostMicro": "10", "requestId": unique("r")}
     assert api.internal("reserve", large).status_code == 402
     repair = a_letter_waits_for_a_person(ledger)

@@ -103,7 +103,7 @@ def test_a_hold_whose_lot_was_repaired_by_hand_stops_nothing_else(ledger: Ledger
     ledger.clock.advance(seconds=300)
     with capture_logs() as logs:
         ledger.sweep()
-    assert logs == []
+    assert [one for one in logs if one["log_level"] != "info"] == []
     status = dict(ledger.rows("SELECT id, status FROM credit_reservations"))
     assert status == {broken: "pending", same: "expired", **dict.fromkeys(others, "expired")}
     assert ledger.balance(other) == (100, 0, 0)
