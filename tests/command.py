@@ -8,6 +8,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -20,11 +22,24 @@ from tests.harness import ROOT
 NO_REDIS = "redis://127.0.0.1:1/0"
 
 
+@contextmanager
+def logs_restored() -> Iterator[None]:
+    """Put the configuration of the logs back at the end."""
+    before, is_configured = structlog.get_config(), structlog.is_configured()
+    try:
+        yield
+    finally:
+        if is_configured:
+            structlog.configure(**before)
+        else:
+            structlog.reset_defaults()
+
+
 def arrakis(*arguments: str, **environment: str) -> tuple[int, str, str]:
     """Run the command with only *environment*; return exit code, output and complaints."""
-    logs, is_set = structlog.get_config(), structlog.is_configured()
     only = {**dict.fromkeys(os.environ), "REDIS_URL": NO_REDIS, **environment}
     with (
+        logs_restored(),
         CliRunner().isolation(env=only) as (output, complaints, _),
         pytest.MonkeyPatch.context() as patch,
     ):
@@ -33,8 +48,6 @@ def arrakis(*arguments: str, **environment: str) -> tuple[int, str, str]:
             main()
         except SystemExit as end:
             code = int(end.code or 0)
-        finally:
-            structlog.configure(**logs) if is_set else structlog.reset_defaults()
         sys.stdout.flush()
         sys.stderr.flush()
         return code, output.getvalue().decode(), complaints.getvalue().decode()

@@ -7,13 +7,27 @@ from pathlib import Path
 import pytest
 
 from deploy.local.servers import running_postgres, running_redis
+from shared import ids
 from shared.database import Database
 from shared.ledger.executor import Executor
 from shared.ledger.terms import TermsCache
+from tests.command import logs_restored
 from tests.harness import Api, Databases, running_api, set_config
 
 pytest_plugins = ["tests.provider_harness", "tests.shop"]
 KINDS = ("sqlite", "postgresql")
+
+
+@pytest.fixture(autouse=True)
+def as_a_new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give each test the state of a new process, whatever the ones before it have done.
+
+    Ids never step back, so a clock that was driven ahead would make all later ids sort last; and
+    a command in this process changes where, and from which level, it logs.
+    """
+    monkeypatch.setattr(ids, "_last_millisecond", 0)
+    with logs_restored():
+        yield
 
 
 @pytest.fixture(scope="session")
