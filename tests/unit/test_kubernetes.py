@@ -1,5 +1,7 @@
 """The manifests: no privilege, only the secrets that a service needs, and probes that exist."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,18 @@ def test_a_pod_is_nobody_and_can_write_nothing_that_lasts(name: str) -> None:
     assert all(volume.keys() == {"name", "emptyDir"} for volume in made["volumes"])
     assert "memory" in one["resources"]["limits"]
     assert ":" not in one["image"], "the tag is in kustomization.yaml"
+
+
+def test_every_image_is_built_and_runs_what_is_in_it() -> None:
+    dockerfile = (HERE.parent / "Dockerfile").read_text()
+    built = set(re.findall(r"^FROM \w+ AS (\w+)$", dockerfile, re.MULTILINE))
+    named = {name: container(name)["image"] for name in RUNNING}
+    assert {image.removeprefix("arrakis-billing-") for image in named.values()} <= built
+    for name in WORKERS | {"beat"}:
+        assert named[name] == "arrakis-billing-workers"
+    for service in ("api", "webhooks", "flower"):
+        [command] = re.findall(rf"AS {service}\n.*?\nCMD (\[.*?\])\n", dockerfile, re.DOTALL)
+        assert container(service)["command"] == json.loads(command.replace("\\\n", ""))
 
 
 def test_every_service_is_given_the_secrets_that_it_needs_and_no_other() -> None:
