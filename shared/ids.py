@@ -34,3 +34,8 @@ def new_id(now: datetime) -> str:
     value |= (counter & 0x3FFF_FFFF) << 32
     value |= int.from_bytes(os.urandom(4))
     return str(uuid.UUID(int=value))
+
+
+def lowest_id(moment: datetime) -> str:
+    """Return what no id made at *moment* or later sorts before."""
+    return str(uuid.UUID(int=int(moment.timestamp() * 1000) << 80))

@@ -33,7 +33,7 @@ class Campaigns:
             facts |= {"grant_config": json.dumps(config)} if config else {}
             if lasts_seconds is not None:
                 facts["expires_at"] = add_seconds(tx.now, lasts_seconds)
-            made = lifecycle.create(tx, ADMIN, lifecycle.Draft(**{**facts, **more}))
+            made = lifecycle.create(tx, ADMIN, lifecycle.Draft(**{**facts, **more})).unwrap()
         return str(made["campaignId"])
 
     def active(self, **more: Any) -> str:

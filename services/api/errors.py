@@ -66,8 +66,8 @@ _KINDS: tuple[tuple[type[ArrakisError], int, str], ...] = (
 
 def register(app: Flask) -> None:
     """Answer every error of *app* in the documented form, and none with a page."""
-    app.register_error_handler(ArrakisError, _answer_expected)
-    app.register_error_handler(ValidationError, _answer_validation)
+    app.register_error_handler(ArrakisError, answer_expected)
+    app.register_error_handler(ValidationError, answer_validation)
     app.register_error_handler(HTTPException, _answer_http)
     app.register_error_handler(Exception, _answer_bug)
 
@@ -96,7 +96,8 @@ def _answer(status: int, body: dict[str, Any], headers: dict[str, str] | None = 
     return Response(text, status, headers, mimetype="application/json")
 
 
-def _answer_expected(error: ArrakisError) -> Response:
+def answer_expected(error: ArrakisError) -> Response:
+    """Answer with the status of the error's kind, and when to come back if that helps."""
     status, body = describe(error)
     touch({"paymentId": error.details.get("paymentId")})  # of a creation that was not answered
     headers = dict(g.get("allowance_headers", {}))
@@ -128,7 +129,8 @@ def _wire_name(part: str | int) -> str:
     return to_camel(part) if isinstance(part, str) and "_" in part else str(part)
 
 
-def _answer_validation(error: ValidationError) -> Response:
+def answer_validation(error: ValidationError) -> Response:
+    """Answer 400 with what is wrong with which field."""
     return _answer(400, describe_validation(error))
 
 

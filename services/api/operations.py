@@ -4,13 +4,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
+from flask import Response
 from pydantic import ValidationError
 
-from services.api.context import Services
+from services.api.context import Services, answer, parse_query, services
 from services.api.errors import MalformedBody, describe, describe_validation
 from services.api.schemas.requests import (
+    BalanceQuery,
     BatchedOperation,
     FinalizeRequest,
+    HistoryQuery,
     ReleaseRequest,
     ReserveRequest,
 )
@@ -135,7 +138,20 @@ def _parse(services: Services, operation: Any) -> Command:
     return to_command(services, schema.model_validate(operation), named.idempotency_key)
 
 
-def read_balance(services: Services, account_id: str, pool_id: str) -> dict[str, str]:
+def answer_balance(account_id: str) -> Response:
+    """Answer with the balance of the pool that the query names, for whoever may see the account."""
+    pool_id = parse_query(BalanceQuery).pool_id
+    return answer(_read_balance(services(), account_id, pool_id))
+
+
+def answer_history(account_id: str) -> Response:
+    """Answer with a page of the account's entries, for whoever may see the account."""
+    query = parse_query(HistoryQuery)
+    with services().database.reading() as tx:
+        return answer(queries.history(tx, account_id, **query.model_dump()))
+
+
+def _read_balance(services: Services, account_id: str, pool_id: str) -> dict[str, str]:
     """Return a balance: from the cache, or from the database, which then fills the cache."""
     cached = services.balances.read(account_id, pool_id)
     if cached is not None:

@@ -8,7 +8,7 @@ from functools import partial
 import structlog
 from celery import Celery, signals
 
-from services.workers.schedule import EVERY_SECONDS
+from services.workers.schedule import BEAT_TASK, EVERY_SECONDS
 from services.workers.watchdog import Watchdog
 from services.workers.work import Work
 from shared.messaging import TaskName
@@ -21,9 +21,11 @@ def install(app: Celery, work: Work, watchdog: Watchdog) -> None:
     """Give *app* a task for each kind of work; its workers poll too, and watch themselves."""
     for name in TaskName:
         app.task(name=name.value)(_task(work, name))
+    app.task(name=BEAT_TASK)(work.note_beat)
     stopping = threading.Event()
 
     def begin(sender: object, **_: object) -> None:
+        work.expect_ticks()
         queues = set(sender.app.amqp.queues.consume_from)  # type: ignore[attr-defined] # Celery
         for name in TaskName:
             if name.queue in queues:
@@ -31,6 +33,7 @@ def install(app: Celery, work: Work, watchdog: Watchdog) -> None:
         _start("watchdog", partial(watchdog.watch, stopping))
 
     signals.worker_init.connect(begin, weak=False)
+    signals.beat_init.connect(lambda **_: work.expect_ticks(), weak=False)
     signals.worker_shutting_down.connect(lambda **_: stopping.set(), weak=False)
 
 

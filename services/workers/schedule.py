@@ -3,6 +3,7 @@
 from typing import Any
 
 from shared.messaging import TaskName
+from shared.operations.ticks import BEAT
 
 # Seconds between two wake-ups. Two beats do no harm: the work itself takes locks.
 EVERY_SECONDS = {
@@ -27,14 +28,24 @@ EVERY_SECONDS = {
     TaskName.RECONCILE_DAILY: 60,
 }
 
+# Beat's own heartbeat: no worker polls for it, so it tells that wake-ups are sent and taken.
+BEAT_TASK = "maintenance.note_beat"
+_BEAT_SECONDS = 15
+EXPECTED_TICKS = {
+    **{name.value: every for name, every in EVERY_SECONDS.items()},
+    BEAT: _BEAT_SECONDS,
+}
+
 
 def beat_schedule() -> dict[str, dict[str, Any]]:
     """Return the schedule; a wake-up that nobody took is void before the next but one."""
+    planned = [(name.value, name.queue, seconds) for name, seconds in EVERY_SECONDS.items()]
+    planned.append((BEAT_TASK, "maintenance", _BEAT_SECONDS))
     return {
-        name.value: {
-            "task": name.value,
+        task: {
+            "task": task,
             "schedule": seconds,
-            "options": {"queue": name.queue, "expires": 2 * seconds},
+            "options": {"queue": queue, "expires": 2 * seconds},
         }
-        for name, seconds in EVERY_SECONDS.items()
+        for task, queue, seconds in planned
     }

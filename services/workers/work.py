@@ -9,17 +9,20 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from services.workers.schedule import EVERY_SECONDS
+from services.workers.schedule import EVERY_SECONDS, EXPECTED_TICKS
 from shared import tracing
 from shared.alerts import counts, evaluating
 from shared.campaigns import lifecycle, working
+from shared.database import Tx
 from shared.errors import Unavailable
 from shared.ledger import sweeps
 from shared.messaging import TaskName
+from shared.notifications import forgetting
 from shared.notifications.courier import Courier
 from shared.notifications.watching import AccountWatch
 from shared.observability import TASK_ITEMS, TASK_SECONDS, TASKS
 from shared.operations import mint_proposals, retention, revenue_rules, ticks, tokens
+from shared.operations.ticks import BEAT
 from shared.payments import intake, polling, quotes, unanswered, watching
 from shared.payments.intake import Intake
 from shared.payments.quotes import Cashier
@@ -66,6 +69,7 @@ class Work:
                 + tokens.sweep(database)
                 + counts.sweep(database)
                 + retention.sweep(database)
+                + forgetting.sweep(database)
             ),
             TaskName.SWEEP_QUOTES: lambda: quotes.sweep(database),
             TaskName.ACTIVATE_RULES: lambda: revenue_rules.activate_due(database),
@@ -96,6 +100,21 @@ class Work:
         finally:
             del self._running[me]
             self._slots[name].release()
+
+    def note_beat(self) -> None:
+        """Note that a wake-up of beat's has come through to a worker."""
+        self._note(lambda tx: ticks.succeeded(tx, BEAT, every_seconds=EXPECTED_TICKS[BEAT]))
+
+    def expect_ticks(self) -> None:
+        """Note which ticks there should be, before the first of them comes."""
+        self._note(lambda tx: ticks.expect(tx, EXPECTED_TICKS))
+
+    def _note(self, write: Callable[[Tx], None]) -> None:
+        try:
+            with self.intake.database.transaction() as tx:
+                write(tx)
+        except Unavailable as error:
+            log.warning("tick_not_noted", reason=error.message)
 
     def longest_run_seconds(self) -> float:
         """Return for how long the oldest run is going on, 0 if none is."""

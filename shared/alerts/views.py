@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import Row, bindparam, func, select, update
 
-from shared.alerts.evaluating import Found, look, target_of
+from shared.alerts.evaluating import Evaluation, Found, look, target_of
 from shared.alerts.rules import RULES, Rule, condition
 from shared.clock import to_wire
 from shared.database import Database, Tx
@@ -18,7 +18,8 @@ def show_alerts(tx: Tx) -> dict[str, Any]:
     """Return every alert with what is true now: those that fire first, then by name.
 
     One fires if the workers have noted so, or if its figure is above its threshold now: where no
-    worker lives, nobody else would tell.
+    worker lives, nobody else would tell. ``clearsInSeconds`` is how long the figure of one that
+    fires must stay where it is to clear; None while it is above, and of what does not fire.
     """
     seen = look(tx)
     known = {(row.name, row.subject): row for row in tx.all(_FIRING_ROWS)}
@@ -27,8 +28,11 @@ def show_alerts(tx: Tx) -> dict[str, Any]:
     for key in sorted(known.keys() | found.keys()):
         state, one = known.get(key), found.get(key)
         if state is not None or (one is not None and one.is_above):
-            since = to_wire(state.since if state is not None else seen.at)
-            shown.append(_describe(RULES[key[0]], one, state) | {"since": since})
+            told = _describe(RULES[key[0]], one, state)
+            told["since"] = to_wire(state.since if state is not None else seen.at)
+            if state is not None and (one is None or not one.is_above):
+                told["clearsInSeconds"] = _seconds_left(seen, state)
+            shown.append(told)
     firing = {one["name"] for one in shown}
     for rule in sorted(RULES.values(), key=lambda rule: rule.name):
         if rule.name not in firing:
@@ -90,6 +94,12 @@ def _height(one: Found) -> float:
     return one.figure.value / one.figure.out_of if one.figure.out_of else 0.0
 
 
+def _seconds_left(seen: Evaluation, state: Row[Any]) -> int:
+    """Return for how long a figure must stay calm; at 0 the next evaluation clears the alert."""
+    calm_seconds = int((seen.at - state.above_at).total_seconds())
+    return max(0, seen.clear_seconds - calm_seconds)
+
+
 def _describe(rule: Rule, one: Found | None, state: Row[Any] | None) -> dict[str, Any]:
     figure = one.figure if one is not None else None
     acknowledged_at = state.acknowledged_at if state is not None else None
@@ -106,6 +116,7 @@ def _describe(rule: Rule, one: Found | None, state: Row[Any] | None) -> dict[str
         "meaning": rule.meaning,
         "whatToDo": rule.command,
         "clears": rule.clears,
+        "clearsInSeconds": None,
         "acknowledgedBy": state.acknowledged_by if state is not None else None,
         "acknowledgedAt": to_wire(acknowledged_at) if acknowledged_at else None,
     }

@@ -57,14 +57,18 @@ class CampaignFilter:
     after: str | None = None
 
 
-def create(tx: Tx, actor: Actor, draft: Draft) -> dict[str, Any]:
-    """Keep *draft* and return the campaign as callers see it.
+def create(tx: Tx, actor: Actor, draft: Draft) -> Outcome:
+    """Keep *draft*; the answer is the campaign as callers see it.
 
-    Raises Invalid if its formula cannot work with its figures, or its time is over already.
+    Refuses with Invalid if its formula cannot work with its figures, or its time is over already.
     """
-    _check(tx, vars(draft))
+    campaign_id = new_id(tx.now)
+    try:
+        _check(tx, vars(draft))
+    except Invalid as refusal:
+        return refuse(tx, actor, "campaign_create", campaign_id, refusal)
     row = {
-        "id": new_id(tx.now),
+        "id": campaign_id,
         "status": "draft",
         **vars(draft),
         "created_by": actor.id,
@@ -76,23 +80,24 @@ def create(tx: Tx, actor: Actor, draft: Draft) -> dict[str, Any]:
         tx,
         actor,
         "campaign_create",
-        row["id"],
+        campaign_id,
         {"name": draft.name, "budgetMicro": str(draft.budget_micro)},
     )
-    return show(tx, row["id"])
+    return Outcome(show(tx, campaign_id))
 
 
 def change(tx: Tx, actor: Actor, campaign_id: str, changes: Mapping[str, Any]) -> Outcome:
     """Change fields of a draft, named as in :class:`Draft`.
 
-    Refuses with Conflict (``campaign_not_draft``) once it is active; raises Invalid as create does.
+    Refuses with Conflict (``campaign_not_draft``) once it is active, with Invalid as create does.
     """
     try:
         campaign = lock(tx, campaign_id)
         _require_draft(campaign)
-    except (NotFound, Conflict) as refusal:
+        known = {one.name: getattr(campaign, one.name) for one in fields(Draft)}
+        _check(tx, known | dict(changes))
+    except (NotFound, Conflict, Invalid) as refusal:
         return refuse(tx, actor, "campaign_update", campaign_id, refusal)
-    _check(tx, {one.name: getattr(campaign, one.name) for one in fields(Draft)} | dict(changes))
     if changes:
         update_rows(tx, _TABLE, [{"id": campaign_id, **changes, "updated_at": tx.now}])
     told = {name: str(value) for name, value in changes.items()}

@@ -83,10 +83,10 @@ def _line(one: dict[str, Any]) -> str:
     if one["status"] == "ok":
         return f"ok       {one['name']:24} {_figure(one)} (alert at {one['threshold']})"
     seen = f" [seen by {one['acknowledgedBy']}]" if one["acknowledgedBy"] else ""
-    return (
-        f"{one['severity'].upper():8} {one['message']}, since {one['since']}{seen}\n"
-        f"{'':8} {one['meaning']}. Do: {one['whatToDo']}"
-    )
+    head = f"{one['severity'].upper():8} {one['message']}, since {one['since']}{seen}"
+    if one["clearsInSeconds"] is not None:
+        return f"{head}\n{'':8} It is calm now, and clears in {one['clearsInSeconds']} s."
+    return f"{head}\n{'':8} {one['meaning']}. Do: {one['whatToDo']}"
 
 
 def _figure(one: dict[str, Any]) -> str:

@@ -70,6 +70,12 @@ def _lines(found: dict[str, Any]) -> list[str]:
         for one in found["accounts"]
     ]
     if rows:
+        shown = found["shown"]
+        lines.append(
+            f"Live mode would have refused {shown['wouldRefuse']} reserves of "
+            f"{shown['accountsRefused']} of the {shown['accounts']} accounts shown, at the most "
+            f"{shown['largestShortfallMicro']} micro-USD short."
+        )
         titles = ("account", "reserves", "would charge", "would refuse", "largest shortfall")
         lines.append(table(titles, rows))
     return [*lines, *more(found)]

@@ -6,7 +6,7 @@ walked account by account, in pages, so memory depends on neither the accounts n
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -38,7 +38,8 @@ def shadow_summary(
     mode would have made before it, that is the finalized costs, capped at their holds, of those
     earlier reserves that would have been granted. Charges in the same pool and in ``general``
     count, from the moment of their finalize; open holds do not. An extension counts as a reserve.
-    The *shortfall* is how much more the account would have needed. Entries are read *read_at_once*.
+    The *shortfall* is how much more the account would have needed. ``shown`` sums up the
+    accounts of this page. Entries are read *read_at_once*.
     """
     scope = [Reservation.billing_mode == "shadow"]
     if account_id is not None:
@@ -60,6 +61,7 @@ def shadow_summary(
         "accountId": account_id,
         "since": to_wire(since) if since else None,
         **_describe(whole),
+        "shown": _totals(walks.values()),
         "accounts": [
             {"accountId": row.account_id, **_describe(row), **walks[row.account_id].told()}
             for row in page
@@ -98,6 +100,17 @@ class _Walk:
             "wouldRefuse": self.refused,
             "largestShortfallMicro": str(self.largest_shortfall_micro),
         }
+
+
+def _totals(walks: Collection[_Walk]) -> dict[str, Any]:
+    return {
+        "accounts": len(walks),
+        "accountsRefused": sum(walk.refused > 0 for walk in walks),
+        "wouldRefuse": sum(walk.refused for walk in walks),
+        "largestShortfallMicro": str(
+            max((walk.largest_shortfall_micro for walk in walks), default=0)
+        ),
+    }
 
 
 def _walk(tx: Tx, account_id: str, since: datetime | None, read_at_once: int) -> _Walk:

@@ -18,6 +18,7 @@ from shared.parameters import constant, member_of
 
 BODY_KEY, LETTER_KEY = "notice_body_days", "dead_letter_days"
 BODY_DAYS, LETTER_DAYS = "90", "365"
+EVENT_KEY, EVENT_DAYS = "webhook_event_days", "90"
 # The checklist of the modes looks back for 30 days.
 _DAYS_MIN, _DAYS_MAX = 31, 9_999
 _DAY_SECONDS = 86_400
@@ -44,12 +45,17 @@ def read_days(key: str, written: str) -> int:
     return int(written)
 
 
-def _take(tx: Tx, statement: Any, key: str, seed: str) -> list[str]:
+def load_days(tx: Tx, key: str, seed: str) -> int:
+    """Return the days in force, 0 for ever. Raises Unavailable (``config_invalid``)."""
     written = tx.scalar(_DAYS, key=key)
     try:
-        days = read_days(key, seed if written is None else written)
+        return read_days(key, seed if written is None else written)
     except ValueError as error:
         raise Unavailable(f"{error}.", code="config_invalid") from error
+
+
+def _take(tx: Tx, statement: Any, key: str, seed: str) -> list[str]:
+    days = load_days(tx, key, seed)
     if days == 0:
         return []
     return [row.id for row in tx.all(statement, before=add_seconds(tx.now, -days * _DAY_SECONDS))]

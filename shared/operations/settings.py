@@ -191,6 +191,7 @@ _ALL = (
     ),
     _days(retention.BODY_KEY, "a worked-off notice keeps its body", retention.BODY_DAYS),
     _days(retention.LETTER_KEY, "a healed dead letter is kept", retention.LETTER_DAYS),
+    _days(retention.EVENT_KEY, "an event told by webhook is kept", retention.EVENT_DAYS),
     *(_alert(rule) for rule in alerts.RULES.values()),
     Setting(
         alerts.CLEAR_SECONDS_KEY,
@@ -350,5 +351,6 @@ _OTHERS: Mapping[str, Callable[[str], object]] = {
     "expiry_notice_hours": watching.read_hours,
     retention.BODY_KEY: partial(retention.read_days, retention.BODY_KEY),
     retention.LETTER_KEY: partial(retention.read_days, retention.LETTER_KEY),
+    retention.EVENT_KEY: partial(retention.read_days, retention.EVENT_KEY),
 }
 _ROWS = select(*_TABLE.c).order_by(ConfigRow.key)

@@ -4,11 +4,12 @@ Liveness is progress: a worker that lives and does nothing shows here, whatever 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, and_, bindparam, func, or_, select
+from sqlalchemy import Select, and_, bindparam, func, or_, select, text
 
 from shared.database import Tx, upsert_rows
 from shared.models.campaigns import GrantBatch
@@ -51,6 +52,16 @@ class TickState:
     is_missing: bool
 
 
+BEAT = "beat"
+"""The tick of the wake-ups themselves: beat sends one, and a worker that takes it notes it."""
+
+
+def expect(tx: Tx, every_seconds: Mapping[str, int]) -> None:
+    """Note which ticks there should be, by their intervals: one that never comes is missing too."""
+    for name, every in sorted(every_seconds.items()):
+        tx.run(_EXPECT, name=name, every=every, now=tx.now)
+
+
 def succeeded(tx: Tx, name: str, *, every_seconds: int) -> None:
     """Note that the tick *name* has done its work."""
     row = {
@@ -74,7 +85,7 @@ def failed(tx: Tx, name: str, *, every_seconds: int, error: str) -> None:
 
 
 def list_ticks(tx: Tx) -> list[TickState]:
-    """Return every tick that was ever seen, by name."""
+    """Return every tick that was ever seen or expected, by name."""
     return [
         TickState(
             name=row.name,
@@ -118,6 +129,10 @@ def _due(since: Any, *where: Any) -> Select[Any]:
 
 
 _NOW = bindparam("now", type_=UtcTime())
+_EXPECT = text(
+    "INSERT INTO worker_ticks (name, every_seconds, created_at) VALUES (:name, :every, :now)"
+    " ON CONFLICT (name) DO NOTHING"
+).bindparams(_NOW)
 _TICKS = select(*Tick.__table__.c).order_by(Tick.name)
 _DUE = (
     (

@@ -9,6 +9,7 @@ from sqlalchemy import bindparam, delete, select
 from shared.clock import add_seconds, to_wire
 from shared.database import Database, Tx, upsert_rows
 from shared.errors import Invalid
+from shared.ledger.commands import Outcome
 from shared.models.operations import RevokedToken
 from shared.models.types import UtcTime
 from shared.operations.audit import Actor, record
@@ -22,26 +23,33 @@ _BATCH = 500
 
 def revoke(
     tx: Tx, actor: Actor, jti: str, *, reason: str, until: datetime | None = None
-) -> dict[str, Any]:
+) -> Outcome:
     """Refuse the admin tokens of *jti* from now on, in every process within five seconds.
 
     The row may be forgotten at *until*, which is when the token is over: by default after the
-    longest life of any. Again is harmless; a later *until* wins. Raises Invalid (``invalid_jti``,
-    ``until_is_past``).
+    longest life of any. Again is harmless; a later *until* wins. Refuses with Invalid
+    (``invalid_jti``, ``until_is_past``); done or refused, it is audited, so the caller commits.
     """
-    if not 0 < len(jti) <= JTI_MAX_CHARACTERS or not jti.isprintable():
-        raise Invalid("A jti has 1 to 255 printable characters.", code="invalid_jti")
+    about: dict[str, Any] = {"target_type": "token", "target_id": jti[:JTI_MAX_CHARACTERS]}
     expires_at = until or add_seconds(tx.now, LONGEST_SECONDS)
-    if expires_at <= tx.now:
-        raise Invalid("That time is over, and the token with it.", code="until_is_past")
+    refusal = None
+    if not 0 < len(jti) <= JTI_MAX_CHARACTERS or not jti.isprintable():
+        refusal = Invalid("A jti has 1 to 255 printable characters.", code="invalid_jti")
+        about["target_id"] = "invalid"  # it may hold what no column can
+    elif expires_at <= tx.now:
+        refusal = Invalid("That time is over, and the token with it.", code="until_is_past")
+    if refusal is not None:
+        details = {"reason": reason, "refusedBecause": refusal.code}
+        record(tx, actor, "token_revoke_refused", details=details, **about)
+        return Outcome(error=refusal)
     known = tx.first(_BY_JTI.with_for_update(), jti=jti)
     if known is not None:
         expires_at = max(known.expires_at, expires_at)
     row = {"jti": jti, "expires_at": expires_at, "revoked_by": actor.id, "reason": reason}
     upsert_rows(tx, RevokedToken.__table__, [row], key=("jti",))
     facts = {"reason": reason, "until": to_wire(expires_at)}
-    record(tx, actor, "token_revoke", target_type="token", target_id=jti, details=facts)
-    return {"jti": jti, "revokedUntil": to_wire(expires_at), "actsWithinSeconds": 5}
+    record(tx, actor, "token_revoke", details=facts, **about)
+    return Outcome({"jti": jti, "revokedUntil": to_wire(expires_at), "actsWithinSeconds": 5})
 
 
 def revoked(tx: Tx) -> AbstractSet[str]:

@@ -76,13 +76,22 @@ def test_a_campaign_is_named(ledger: Ledger) -> None:
     assert message.endswith(": May")
 
 
+def clears_in(ledger: Ledger) -> int | None:
+    with ledger.database.reading() as tx:
+        shown = views.show_alerts(tx)["alerts"][0]
+    assert (shown["name"], shown["status"]) == ("dlq_depth", "firing")
+    return shown["clearsInSeconds"]
+
+
 def test_it_clears_only_after_a_calm_minute(ledger: Ledger) -> None:
     repair = dead_letters_pile_up(ledger)
     assert look(ledger) == {"dlq_depth"}
+    assert clears_in(ledger) is None
     repair()
-    for _ in range(3):
+    for left in (45, 30, 15):
         ledger.clock.advance(seconds=15)
         assert look(ledger) == {"dlq_depth"}
+        assert clears_in(ledger) == left
     ledger.clock.advance(seconds=15)
     assert look(ledger) == set()
 

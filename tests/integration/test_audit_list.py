@@ -1,5 +1,6 @@
 """The audit log as operators read it: filtered, newest first, page by page (W69)."""
 
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -75,3 +76,34 @@ def test_command_and_api_tell_the_same(ledger: Ledger, api_of: Any) -> None:
     code, output, _ = arrakis("audit", "list", "--target-id", "t4", **at)
     assert (code, "did_1" in output, output.count("\n")) == (0, True, 2)
     assert arrakis("audit", "list", "--target-id", "none", **at)[1] == "Nothing was done.\n"
+
+
+def test_a_change_that_cannot_be_read_is_audited_as_refused(ledger: Ledger, api_of: Any) -> None:
+    api = api_of(ledger.url)
+    late = {"name": "May", "campaignType": "loyalty", "budgetMicro": "5"}
+    base, admin = "/admin/billing", api.admin()
+    for path, body, status, code in (
+        ("/campaigns", {"name": "May"}, 400, "validation_error"),
+        ("/campaigns", {**late, "expiresAt": "2020-01-01T00:00:00Z"}, 400, "invalid_expires_at"),
+        ("/accounts/nobody/mint", {"amountMicro": "-1"}, 400, "validation_error"),
+        ("/tokens/revoke", {"jti": "", "reason": "x"}, 400, "validation_error"),
+    ):
+        refused = api.post(base + path, body, headers=admin)
+        assert (refused.status_code, refused.json()["code"]) == (status, code)
+    versioned = admin | {"X-Protocol-Version": "9.0.0"}
+    assert api.post(f"{base}/config", {}, headers=versioned).status_code == 405
+    revoke = {"jti": "a", "reason": "x"}
+    assert api.post(f"{base}/tokens/revoke", revoke, headers=versioned).status_code == 422
+    assert api.get(f"{base}/audit", headers=admin, params={"limit": "x"}).status_code == 400
+    rows = ledger.rows("SELECT action, target_id, details FROM admin_audit_log ORDER BY id")
+    told = [(action, target, json.loads(found)["refusedBecause"]) for action, target, found in rows]
+    routed = "admin_request_refused"
+    assert [one for one in told if one[0] == routed] == [
+        (routed, f"{base}/campaigns", "validation_error"),
+        (routed, f"{base}/accounts/nobody/mint", "validation_error"),
+        (routed, f"{base}/tokens/revoke", "validation_error"),
+        (routed, f"{base}/tokens/revoke", "unsupported_protocol_version"),
+    ]
+    assert [(action, code) for action, _, code in told if action != routed] == [
+        ("campaign_create_refused", "invalid_expires_at")
+    ]

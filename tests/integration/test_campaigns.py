@@ -67,7 +67,9 @@ def test_only_a_draft_can_be_changed(desk: Campaigns) -> None:
     campaign = desk.draft()
     assert desk.change(campaign, budget_micro=3, name="Later").unwrap()["budgetMicro"] == "3"
     with pytest.raises(Invalid, match="pot is larger"):
-        desk.change(campaign, grant_formula="proportional_loss", grant_config='{"potMicro":"4"}')
+        desk.change(
+            campaign, grant_formula="proportional_loss", grant_config='{"potMicro":"4"}'
+        ).unwrap()
     desk.move(campaign, Action.ACTIVATE).unwrap()
     error = desk.change(campaign, budget_micro=9 * M).error
     assert error is not None
@@ -75,6 +77,7 @@ def test_only_a_draft_can_be_changed(desk: Campaigns) -> None:
     assert desk.show(campaign)["budgetMicro"] == "3"
     assert desk.audited(campaign)[1:] == [
         "campaign_update",
+        "campaign_update_refused",
         "campaign_activate",
         "campaign_update_refused",
     ]

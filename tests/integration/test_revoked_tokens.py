@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jwt
-import pytest
 
 from deploy.local.servers import running_postgres
 from shared import schema
@@ -64,9 +63,10 @@ def test_an_admin_revokes_by_api_and_nobody_elses_token_is_touched(
 def test_a_row_is_kept_until_the_token_is_over_and_then_swept_in_batches(ledger: Ledger) -> None:
     now = ledger.clock()
     with ledger.database.transaction() as tx:
-        first = tokens.revoke(tx, OPERATOR, "a", reason="x")
-        later = tokens.revoke(tx, OPERATOR, "a", reason="x", until=now + timedelta(hours=3))
-        again = tokens.revoke(tx, OPERATOR, "a", reason="y", until=now + timedelta(minutes=1))
+        first, later, again = (
+            tokens.revoke(tx, OPERATOR, "a", reason="x", until=until).unwrap()
+            for until in (None, now + timedelta(hours=3), now + timedelta(minutes=1))
+        )
         for number in range(600):
             tokens.revoke(tx, OPERATOR, f"b{number}", reason="x", until=now + timedelta(minutes=1))
     assert first["revokedUntil"] < later["revokedUntil"] == again["revokedUntil"]
@@ -82,9 +82,14 @@ def test_a_row_is_kept_until_the_token_is_over_and_then_swept_in_batches(ledger:
 
 def test_what_is_no_jti_and_a_time_that_is_over_are_refused(ledger: Ledger) -> None:
     for jti, until in (("", None), ("x" * 256, None), ("a\0", None), ("a", ledger.clock())):
-        with ledger.database.transaction() as tx, pytest.raises(Invalid):
-            tokens.revoke(tx, OPERATOR, jti, reason="x", until=until)
+        with ledger.database.transaction() as tx:
+            refused = tokens.revoke(tx, OPERATOR, jti, reason="x", until=until)
+        assert isinstance(refused.error, Invalid)
     assert ledger.rows("SELECT jti FROM revoked_tokens") == []
+    assert ledger.rows("SELECT action, target_id FROM admin_audit_log ORDER BY id") == [
+        *[("token_revoke_refused", "invalid")] * 3,
+        ("token_revoke_refused", "a"),
+    ]
 
 
 def test_a_token_without_jti_cannot_be_revoked_and_that_is_said(ledger: Ledger) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from services.workers.schedule import EVERY_SECONDS
+from services.workers.schedule import EVERY_SECONDS, EXPECTED_TICKS, beat_schedule
 from services.workers.work import Work
 from shared.clock import system_clock
 from shared.errors import Unavailable
@@ -45,6 +45,30 @@ def test_every_kind_of_work_leaves_a_heartbeat(ledger: Ledger, work: Work) -> No
     assert not any(tick.is_missing for tick in found.values())
     ledger.clock.advance(hours=24)
     assert all(tick.is_missing for tick in seen(ledger).values())
+
+
+def test_work_that_never_began_is_missing_and_so_is_beat(ledger: Ledger, work: Work) -> None:
+    work.expect_ticks()
+    found = seen(ledger)
+    assert found.keys() == {name.value for name in TaskName} | {"beat"}
+    assert not any(tick.is_missing for tick in found.values())
+    for name in TaskName:
+        if name is not TaskName.EXPIRE_HOLDS:
+            work.run(name)
+    ledger.clock.advance(seconds=61)
+    work.expect_ticks()  # another worker starts, and hides nothing
+    missing = {name for name, tick in seen(ledger).items() if tick.is_missing}
+    assert {"ledger.expire_holds", "beat"} <= missing
+    assert "maintenance.poll_payments" not in missing
+    work.note_beat()
+    assert not seen(ledger)["beat"].is_missing
+
+
+def test_beat_sends_its_own_heartbeat_which_no_worker_polls_for() -> None:
+    planned = beat_schedule()["maintenance.note_beat"]
+    assert planned["options"]["queue"] == "maintenance"
+    assert planned["schedule"] == EXPECTED_TICKS["beat"]
+    assert "maintenance.note_beat" not in {name.value for name in TaskName}
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,20 @@
 """The outbox: an event is told if, and only if, its cause was committed; once, to who asked."""
 
 import json
+import uuid
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from shared.notifications import outbox
+from shared.clock import system_clock
+from shared.errors import Unavailable
+from shared.ids import new_id
+from shared.notifications import forgetting, outbox
+from shared.operations import dlq, retention, settings
 from tests.ledger import Ledger
+from tests.webhooks_out import OPERATOR
+
+OF = "event_id IN (SELECT id FROM notification_events WHERE key = '{}')"
 
 
 def endpoint(ledger: Ledger, name: str, *types: str, status: str = "active") -> str:
@@ -60,6 +69,59 @@ def test_nothing_is_written_if_nobody_subscribed_or_the_cause_is_undone(ledger: 
 def test_an_unknown_type_is_a_mistake_of_ours(ledger: Ledger) -> None:
     with pytest.raises(ValueError, match="nothing"), ledger.database.transaction() as tx:
         outbox.emit(tx, "nothing", key="x", data={})
+
+
+def test_events_are_forgotten_after_their_time_unless_somebody_waits(ledger: Ledger) -> None:
+    # The ids of a process never step back, whatever clock another test had.
+    milliseconds = uuid.UUID(new_id(system_clock())).int >> 80
+    ledger.clock.now = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    endpoint(ledger, "a", "alert.fired", "account.grant_expiring")
+    account = ledger.account()
+    lots = [
+        ledger.mint(account, 10, expires_at=ledger.clock.now + timedelta(days=days))
+        for days in (200, 50)
+    ]
+    keys = {
+        *("told", "told too", "waiting", "for a person"),
+        *(f"account.grant_expiring:{lot}" for lot in lots),
+    }
+    for key in keys:
+        kind = "account.grant_expiring" if ":" in key else "alert.fired"
+        with ledger.database.transaction() as tx:
+            outbox.emit(tx, kind, key=key, data={})
+    ledger.sql(
+        "UPDATE notification_deliveries SET state = 'done' WHERE NOT " + OF.format("waiting")
+    )
+    ledger.sql(
+        "UPDATE notification_deliveries SET state = 'parked' WHERE " + OF.format("for a person")
+    )
+    [[parked]] = ledger.rows("SELECT id FROM notification_deliveries WHERE state = 'parked'")
+    with ledger.database.transaction() as tx:
+        dlq.enter(tx, "notification", subject_id=parked, payload={}, error="x", needs_person=True)
+    ledger.clock.advance(hours=89 * 24)
+    assert forgetting.sweep(ledger.database) == 0
+    ledger.clock.advance(hours=48)
+    ledger.sweep()
+    assert forgetting.sweep(ledger.database) == 3
+    assert forgetting.sweep(ledger.database) == 0
+    left = {key for [key] in ledger.rows("SELECT key FROM notification_events")}
+    assert left == {"waiting", "for a person", f"account.grant_expiring:{lots[0]}"}
+    ledger.sql("UPDATE notification_deliveries SET state = 'done'")
+    ledger.sql("UPDATE billing_dlq SET status = 'completed'")
+    assert forgetting.sweep(ledger.database) == 2
+    assert len(ledger.rows("SELECT id FROM notification_deliveries")) == 1
+
+
+def test_how_long_events_are_kept_is_a_setting(ledger: Ledger) -> None:
+    with ledger.database.transaction() as tx:
+        for wrong in ("30", "x", "10000", ""):
+            refused = settings.change_settings(tx, OPERATOR, {"webhook_event_days": wrong}, "w")
+            assert refused.error is not None
+        settings.change_settings(tx, OPERATOR, {"webhook_event_days": "31"}, "w").unwrap()
+        assert retention.load_days(tx, retention.EVENT_KEY, retention.EVENT_DAYS) == 31
+    ledger.configure(webhook_event_days="soon")
+    with pytest.raises(Unavailable):
+        forgetting.sweep(ledger.database)
 
 
 def _undo(ledger: Ledger) -> None:

@@ -128,7 +128,10 @@ def test_accounts_come_in_pages_and_long_histories_in_parts(shadow: Ledger) -> N
     whole = summary(shadow)
     assert [one["accountId"] for one in whole["accounts"]] == accounts
     assert [one["wouldRefuse"] for one in whole["accounts"]] == [2, 2, 2]
+    totals = {"accountsRefused": 3, "wouldRefuse": 6, "largestShortfallMicro": "2"}
+    assert whole["shown"] == {"accounts": 3, **totals}
     first = summary(shadow, limit=2)
+    assert first["shown"]["wouldRefuse"] == 4
     assert first["nextCursor"] == accounts[1]
     rest = summary(shadow, limit=2, after=accounts[1])
     assert first["accounts"] + rest["accounts"] == whole["accounts"]
@@ -143,6 +146,10 @@ def test_the_command_tells_it_as_a_table(shadow: Ledger) -> None:
     assert code == 0
     assert output.splitlines()[0] == (
         "1 reserves and 1 finalizes in shadow; they would have charged $0.00."
+    )
+    assert output.splitlines()[2] == (
+        "Live mode would have refused 1 reserves of 1 of the 1 accounts shown, "
+        "at the most 5 micro-USD short."
     )
     assert output.splitlines()[-1].split() == [account, "1", "12", "1", "5"]
     code, found = told("ledger", "shadow", "--account", account, "--since", "2026-03-15", **at)

@@ -11,7 +11,7 @@ from services.api.context import (
     parse_query,
     services,
 )
-from services.api.operations import count_outcome, read_balance
+from services.api.operations import answer_balance, answer_history, count_outcome
 from services.api.routes.admin_access import admin_blueprint
 from services.api.routes.mint_proposals import answer_proposal
 from services.api.schemas.answers.ledger import (
@@ -86,16 +86,14 @@ def show_account(account_id: str) -> Response:
 @documented({200: AccountBalance}, query=BalanceQuery, errors=("account_not_found",))
 def balance(account_id: str) -> Response:
     """Show an account's balance."""
-    return answer(read_balance(services(), account_id, parse_query(BalanceQuery).pool_id))
+    return answer_balance(account_id)
 
 
 @routes.get("/accounts/<account_id>/history")
 @documented({200: History}, query=HistoryQuery, errors=("account_not_found", "invalid_cursor"))
 def history(account_id: str) -> Response:
     """Show an account's entries, newest first."""
-    query = parse_query(HistoryQuery)
-    with services().database.reading() as tx:
-        return answer(queries.history(tx, account_id, **query.model_dump()))
+    return answer_history(account_id)
 
 
 @routes.get("/accounts/<account_id>/statement")

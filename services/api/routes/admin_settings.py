@@ -106,8 +106,8 @@ def revoke_token() -> Response:
     """Refuse an admin's token although its time is not over; its jti names it."""
     body = parse_body(RevokeRequest)
     with services().database.transaction() as tx:
-        done = tokens.revoke(tx, actor(), body.jti, reason=body.reason, until=body.until)
-    return answer(done)
+        outcome = tokens.revoke(tx, actor(), body.jti, reason=body.reason, until=body.until)
+    return answer_outcome(outcome)
 
 
 @routes.get("/audit")

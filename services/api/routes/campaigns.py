@@ -79,8 +79,8 @@ def create() -> Response:
     """Draft a campaign: 201."""
     draft = lifecycle.Draft(**parse_body(CampaignRequest).model_dump())
     with services().database.transaction() as tx:
-        made = lifecycle.create(tx, actor(), draft)
-    return answer(made, 201)
+        outcome = lifecycle.create(tx, actor(), draft)
+    return answer_outcome(outcome, 201)
 
 
 @routes.get("")

@@ -10,16 +10,16 @@ from services.api.context import (
     guard,
     idempotency_key,
     parse_body,
-    parse_query,
     require_version,
     services,
 )
 from services.api.correlation import touch_many, touch_refused
 from services.api.health import health_report
 from services.api.operations import (
+    answer_balance,
+    answer_history,
     count_outcome,
     estimate_cost,
-    read_balance,
     run_batch,
     to_finalize,
     to_release,
@@ -207,16 +207,14 @@ def show_reservation(reservation_id: str) -> Response:
 @documented({200: AccountBalance}, query=BalanceQuery, errors=("account_not_found",))
 def balance(account_id: str) -> Response:
     """Show an account's balance."""
-    return answer(read_balance(services(), account_id, parse_query(BalanceQuery).pool_id))
+    return answer_balance(account_id)
 
 
 @routes.get("/accounts/<account_id>/history")
 @documented({200: History}, query=HistoryQuery, errors=("account_not_found", "invalid_cursor"))
 def history(account_id: str) -> Response:
     """Show an account's entries, newest first."""
-    query = parse_query(HistoryQuery)
-    with services().database.reading() as tx:
-        return answer(queries.history(tx, account_id, **query.model_dump()))
+    return answer_history(account_id)
 
 
 @routes.post("/payments")

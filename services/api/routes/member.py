@@ -12,7 +12,7 @@ from services.api.context import (
     parse_query,
     services,
 )
-from services.api.operations import read_balance
+from services.api.operations import answer_balance, answer_history
 from services.api.schemas.answers.ledger import AccountBalance, History, Lots
 from services.api.schemas.answers.payments import Payment
 from services.api.schemas.payments import CREATION_ERRORS, PackRequest, PaymentRequest
@@ -31,8 +31,7 @@ routes.before_request(guard("member", limits.MEMBER))
 @documented({200: AccountBalance}, query=BalanceQuery, errors=("account_not_found",))
 def balance() -> Response:
     """Show the member's balance."""
-    pool_id = parse_query(BalanceQuery).pool_id
-    return answer(read_balance(services(), caller().subject, pool_id))
+    return answer_balance(caller().subject)
 
 
 @routes.get("/lots")
@@ -48,9 +47,7 @@ def lots() -> Response:
 @documented({200: History}, query=HistoryQuery, errors=("account_not_found", "invalid_cursor"))
 def history() -> Response:
     """Show the member's entries, newest first."""
-    query = parse_query(HistoryQuery)
-    with services().database.reading() as tx:
-        return answer(queries.history(tx, caller().subject, **query.model_dump()))
+    return answer_history(caller().subject)
 
 
 @routes.post("/payments")

@@ -366,11 +366,21 @@ class ShadowAccount(ShadowFigures):
     largest_shortfall_micro: Micro
 
 
+class ShadowTotals(Answer):
+    """Whom live mode would have refused of the accounts of this page, summed up."""
+
+    accounts: int
+    accounts_refused: int
+    would_refuse: int
+    largest_shortfall_micro: Micro
+
+
 class ShadowSummary(ShadowFigures):
     """What shadow mode would have charged, in all and by account."""
 
     account_id: str | None
     since: Time | None
+    shown: ShadowTotals
     accounts: list[ShadowAccount]
     next_cursor: NextCursor
 

@@ -21,6 +21,7 @@ class Alert(Answer):
     meaning: str
     what_to_do: str
     clears: str
+    clears_in_seconds: int | None
     acknowledged_by: str | None
     acknowledged_at: Time | None
 
