@@ -1,151 +1,107 @@
-"""`make bench`: pairs of reserve and finalize per second, on both databases, as ratios in one run.
+"""`make bench`: everything that has a target, measured side by side in one run.
 
-Shuffled loops, medians with their range, every loop followed by a check of all invariants.
-Writes bench/results/latest.json.
+Shuffled loops on servers of its own; docs/performance.md says how to read what it prints.
 """
 
-import json
-import os
-import platform
-import random
-import statistics
-import sys
+import argparse
+import dataclasses
 import tempfile
-import threading
 import time
-from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from redis import Redis
 from sqlalchemy import text
 
-from deploy.local.servers import running_postgres
-from shared import schema
-from shared.database import Database
-from shared.ids import new_id
-from shared.ledger import accounts, integrity
-from shared.ledger.commands import Finalize, Mint, Reserve
-from shared.ledger.executor import Executor
-from shared.ledger.terms import TermsCache
+from bench import deposits, growth, ledger, measuring, picture, report
+from bench.fronts import fronts
+from bench.measuring import Found
+from deploy.local.servers import running_postgres, running_redis
 
-LOOPS, LOOP_SECONDS, CALLERS, ACCOUNTS = 5, 2.0, 64, 1_000
-RESULTS = Path(__file__).parent / "results" / "latest.json"
+RESULTS = Path(__file__).parent / "results"
 
 
-@dataclass
-class Bench:
-    """A ledger in live mode with funded accounts."""
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
 
-    database: Database
-    executor: Executor
-    accounts: list[str]
-
-    def id(self) -> str:
-        """Return a new id."""
-        return new_id(self.database.clock())
-
-    def pair(self, account: str) -> None:
-        """Hold 10 micro-USD and settle 7."""
-        held = self.executor.execute(Reserve(account, self.id(), 10)).unwrap()
-        self.executor.execute(Finalize(held["reservationId"], 7)).unwrap()
-
-    def loop(self, callers: int, among: Sequence[str]) -> float:
-        """Return pairs per second of *callers* threads, each pair on one account of *among*."""
-        stop, counts = time.perf_counter() + LOOP_SECONDS, [0] * callers
-
-        def call(place: int) -> None:
-            while time.perf_counter() < stop:
-                self.pair(random.choice(among))
-                counts[place] += 1
-
-        began = time.perf_counter()
-        threads = [threading.Thread(target=call, args=(n,)) for n in range(callers)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return sum(counts) / (time.perf_counter() - began)
+    loops: int
+    seconds: float  # of each case in each loop
+    accounts: int
+    deposits: int  # a loop
+    tasks: int  # that do nothing, a loop
+    entries: int  # of the long history
+    lots: int
 
 
-def open_bench(url: str) -> Bench:
-    """Migrate the database at *url*, switch it to live mode, and fund its accounts."""
-    database = Database(url)
-    schema.upgrade(database)
-    with database.transaction() as tx:
-        tx.run(text("UPDATE billing_config SET value = 'live' WHERE key = 'billing_mode'"))
-        made = [
-            accounts.create_account(tx, entity_type="person", entity_id=str(n))[0]
-            for n in range(ACCOUNTS)
+FULL = Plan(5, 2.0, 2_000, 1_500, 1_000, 1_000_000, 10_000)
+QUICK = Plan(1, 1.0, 500, 500, 500, 100_000, 1_000)
+SMOKE = Plan(1, 0.2, 20, 20, 20, 2_000, 20)
+
+
+def measure(plan: Plan, directory: Path) -> tuple[Found, str, str]:
+    """Measure all cases with files in *directory*; return what was found and servers' versions."""
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        postgres, redis = enter(running_postgres(fsync=True)), enter(running_redis())
+        print("Preparing the ledgers ...", flush=True)
+        book = ledger.open_book(postgres.url, plan.accounts)
+        copies = {name: book.clone(name) for name in ("http", "deposits", "growth")}
+        on_file = ledger.open_book(f"sqlite:///{directory / 'bench.db'}", 2)
+        books = [book, on_file, *copies.values()]
+        for one in books:
+            stack.callback(one.database.dispose)
+        served = enter(fronts(copies["http"], redis.url, directory, plan.seconds))
+        parts = [
+            enter(ledger.on_postgres(book, plan.seconds)),
+            enter(ledger.on_sqlite(on_file, plan.seconds)),
+            enter(
+                growth.cases(
+                    copies["growth"], entries=plan.entries, lots=plan.lots, seconds=plan.seconds
+                )
+            ),
+            enter(
+                deposits.cases(
+                    copies["deposits"].url,
+                    book.accounts,
+                    redis.url,
+                    directory / "celery.log",
+                    deposits=plan.deposits,
+                    tasks=plan.tasks,
+                )
+            ),
+            served.part(),
         ]
-    bench = Bench(database, Executor(database, TermsCache(database)), made)
-    for start in range(0, ACCOUNTS, 250):
-        part = made[start : start + 250]
-        mints = [Mint(a, bench.id(), 10_000_000_000, "deposit", bench.id()) for a in part]
-        for outcome in bench.executor.execute_all(mints):
-            outcome.unwrap()
-    return bench
-
-
-def measure(benches: dict[str, Bench]) -> dict[str, list[float]]:
-    """Run every case LOOPS times in shuffled order; return pairs per second by case."""
-    cases = {
-        f"{kind}_{name}": (bench, callers, is_hot)
-        for kind, bench in benches.items()
-        for name, callers, is_hot in (
-            ("single", 1, True),
-            ("hot", CALLERS, True),
-            ("spread", CALLERS, False),
-        )
-    }
-    order = list(cases) * LOOPS
-    random.shuffle(order)
-    found: dict[str, list[float]] = {name: [] for name in cases}
-    for number, name in enumerate(order, start=1):
-        bench, callers, is_hot = cases[name]
-        rate = bench.loop(callers, bench.accounts[:1] if is_hot else bench.accounts)
-        with bench.database.reading() as tx:
-            breaches = integrity.verify(tx)
-        if breaches:
-            sys.exit(f"{name}: not a figure, an invariant is broken: {breaches[0]}")
-        found[name].append(rate)
-        print(f"  {number:>2}/{len(order)} {name:<18} {rate:8.0f} pairs/s", flush=True)
-    return found
+        found = measuring.run(parts, plan.loops)
+        print("The API at steady rates ...", flush=True)
+        served.at_rates(found)
+        copies["http"].check()
+        with book.database.reading() as tx:
+            postgres_version = str(tx.scalar(text("SHOW server_version")))
+        with Redis.from_url(redis.url) as client:
+            server = client.info("server")
+        name = "valkey" if "valkey_version" in server else "redis"
+        return found, postgres_version, f"{name} {server[f'{name}_version']}"
 
 
 def main() -> None:
-    """Measure, print a table, write the results."""
-    with (
-        tempfile.TemporaryDirectory(prefix="arrakis-bench-") as directory,
-        running_postgres(fsync=True) as server,
-    ):
-        sqlite = f"sqlite:///{Path(directory) / 'bench.db'}"
-        benches = {"sqlite": open_bench(sqlite), "pg": open_bench(server.url)}
-        print(f"{LOOPS} shuffled loops of {LOOP_SECONDS:.0f} s a case; {CALLERS} callers:")
-        found = measure(benches)
-        with benches["pg"].database.reading() as tx:
-            version = tx.scalar(text("SHOW server_version"))
-        for bench in benches.values():
-            bench.database.dispose()
-    median = {name: statistics.median(rates) for name, rates in found.items()}
-    ratios = {
-        "sqlite_batched_vs_single": median["sqlite_hot"] / median["sqlite_single"],
-        "hot_vs_spread": median["pg_hot"] / median["pg_spread"],
-        "pg_batched_vs_single": median["pg_hot"] / median["pg_single"],
-    }
-    rows: list[dict[str, Any]] = [
-        {"name": n, "median": median[n], "lowest": min(rates), "highest": max(rates)}
-        for n, rates in found.items()
-    ]
-    print(f"\n{'case':<18}{'median':>8}{'lowest':>8}{'highest':>9}  pairs/s, fsync on")
-    for row in rows:
-        print(f"{row['name']:<18}{row['median']:>8.0f}{row['lowest']:>8.0f}{row['highest']:>9.0f}")
-    for name, ratio in ratios.items():
-        print(f"{name:<26}{ratio:.2f}")
-    machine = {"cores": os.cpu_count(), "python": platform.python_version(), "postgres": version}
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"machine": machine, "rows": rows, "ratios": ratios}, indent=1))
-    print(f"Written to {RESULTS.relative_to(Path.cwd())}")
+    """Measure, print the tables, and write the results and their picture."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_const", dest="plan", const=QUICK)
+    size.add_argument("--smoke", action="store_const", dest="plan", const=SMOKE)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder to write to")
+    parser.set_defaults(plan=FULL)
+    chosen = parser.parse_args()
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="arrakis-bench-") as directory:
+        found, postgres, redis = measure(chosen.plan, Path(directory))
+    about = report.machine(found, postgres, redis, dataclasses.asdict(chosen.plan))
+    report.show(found, about)
+    report.write(found, about, chosen.results / "latest.json")
+    picture.draw(found, chosen.results / "latest.svg")
+    print(f"{time.perf_counter() - began:.0f} s; written to {chosen.results}/latest.json and .svg")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any
 from redis import Redis
 from sqlalchemy import text
 
-from bench.measuring import Case, give_up
+from bench.measuring import Case, Part, give_up
 from bench.yardsticks.noop import noop
 from shared.config import ProviderSettings
 from shared.database import Database, insert_rows
@@ -37,17 +37,19 @@ _WAIT_SECONDS = 120
 @contextmanager
 def cases(
     url: str, accounts: list[str], redis_url: str, log: Path, *, deposits: int, tasks: int
-) -> Iterator[list[Case]]:
+) -> Iterator[Part]:
     """Yield the cases: *deposits* notices a loop into *accounts*, and *tasks* that do nothing."""
     configure_logging("bench", "ERROR")
     database = Database(url)
     numbers = itertools.count(6_000_000_000)
     context = multiprocessing.get_context("spawn")
-    lines = []
+    lines, workers = [], []
     for _ in range(WORKERS):
         here, there = context.Pipe()
-        context.Process(target=_work, args=(there, url), daemon=True).start()
+        worker = context.Process(target=_work, args=(there, url), daemon=True)
+        worker.start()
         lines.append(here)
+        workers.append(worker)
 
     def book() -> dict[str, float]:
         _store(database, accounts, itertools.islice(numbers, deposits))
@@ -71,13 +73,16 @@ def cases(
 
     with _celery(redis_url, log) as queue:
         try:
-            yield [
-                Case("deposits", book, check),
-                Case("noop_tasks", lambda: {"noop_tasks": _run_tasks(queue, tasks)}),
-            ]
+            noops = Case(
+                lambda: {"noop_tasks": _run_tasks(queue, tasks)}, unit="tasks/s", in_flight=tasks
+            )
+            booking = Case(book, check, unit="deposits/s", in_flight=deposits)
+            yield Part([booking, noops], {"worker": workers[0].pid or 0})
         finally:
             for line in lines:
                 line.send(None)
+            for worker in workers:
+                worker.join(20)
             database.dispose()
 
 

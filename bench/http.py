@@ -31,15 +31,27 @@ _SECRETS = {
 }
 _RESERVE, _FINALIZE = "/api/internal/reserve", "/api/internal/finalize"
 _NOTICES = "/api/billing/webhooks/nowpayments"
+_PATIENCE_SECONDS = 30
 _TENANTS = 4_000  # a token each, as many services' tenants have; none reaches its limit
+
+
+Talker = Callable[[bytes | None], bytes]
 
 
 @dataclass
 class Answers:
-    """What came back: how many answers, and the seconds that each took."""
+    """What came back: the seconds that each answer took, and how many came in a second."""
 
-    count: int = 0
     seconds: list[float] = field(default_factory=list)
+    rate: float = 0.0
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server of ours that runs."""
+
+    port: int
+    pid: int
 
 
 class Talk:
@@ -48,20 +60,20 @@ class Talk:
     *next_request* is given the last body, or None at first, and returns the bytes to send.
     """
 
-    def __init__(self, port: int, next_request: Callable[[bytes | None], bytes]) -> None:
+    def __init__(self, port: int, next_request: Talker) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._next_request = next_request
         self._read = b""
-        self._began = 0.0
+        self.began = 0.0
 
     def send(self, last: bytes | None = None) -> None:
         """Send the next request."""
-        self._began = time.perf_counter()
+        self.began = time.perf_counter()
         self.socket.sendall(self._next_request(last))
 
-    def receive(self) -> tuple[bytes, float] | None:
-        """Read what is there; return a body and its seconds once an answer is complete."""
+    def receive(self) -> bytes | None:
+        """Read what is there; return the body once an answer is complete."""
         part = self.socket.recv(65_536)
         if not part:
             give_up("the server closed a connection")
@@ -75,45 +87,63 @@ class Talk:
         if not head.startswith(b"HTTP/1.1 200"):
             give_up(f"an answer was {head[:40]!r}: {body[:200]!r}")
         self._read = b""
-        return body, time.perf_counter() - self._began
+        return body
 
 
-def load(port: int, talkers: list[Callable[[bytes | None], bytes]], seconds: float) -> Answers:
-    """Keep a connection for each of *talkers* busy for *seconds*, all from one thread."""
+def load(port: int, talkers: list[Talker], seconds: float) -> Answers:
+    """Keep a connection for each of *talkers* busy for *seconds*, all from one thread.
+
+    It lasts until there is an answer for each of them, however slow the machine is.
+    """
     talks = [Talk(port, talker) for talker in talkers]
-    found, end = Answers(), time.perf_counter() + seconds
+    found, began = Answers(), time.perf_counter()
     with selectors.DefaultSelector() as ready:
         for talk in talks:
             ready.register(talk.socket, selectors.EVENT_READ, talk)
             talk.send()
-        while time.perf_counter() < end:
-            for key, _ in ready.select(timeout=1):
-                answer = key.data.receive()
-                if answer is not None:
-                    found.count += 1
-                    found.seconds.append(answer[1])
-                    key.data.send(answer[0])
+        while time.perf_counter() < began + seconds or len(found.seconds) < len(talks):
+            for talk, body in answered(ready):
+                found.seconds.append(time.perf_counter() - talk.began)
+                talk.send(body)
+    found.rate = len(found.seconds) / (time.perf_counter() - began)
     for talk in talks:
         talk.socket.close()
     return found
 
 
+def answered(
+    ready: selectors.BaseSelector, wait_seconds: float | None = None
+) -> Iterator[tuple[Talk, bytes]]:
+    """Yield the connections that have their answer; none if none came in *wait_seconds*.
+
+    Without *wait_seconds* an answer must come.
+    """
+    events = ready.select(timeout=_PATIENCE_SECONDS if wait_seconds is None else wait_seconds)
+    if not events and wait_seconds is None:
+        give_up(f"no answer in {_PATIENCE_SECONDS} s")
+    for key, _ in events:
+        body = key.data.receive()
+        if body is not None:
+            yield key.data, body
+
+
 @contextmanager
-def serving(app: str, health: str, environment: dict[str, str], log: Path) -> Iterator[int]:
-    """Serve *app* as the local stack does, on a free port; yield the port."""
+def serving(app: str, health: str, environment: dict[str, str], log: Path) -> Iterator[Server]:
+    """Serve *app* as the local stack does, but with a thread for each of the connections."""
     port = free_port()
+    counted = log.with_suffix(".metrics")
+    counted.mkdir()
     command = [
         *(sys.executable, "-m", "granian", "--interface", "wsgi", "--host", "127.0.0.1"),
-        *("--port", str(port), "--workers", "1", "--blocking-threads", "64"),
+        *("--port", str(port), "--workers", "1", "--blocking-threads", str(CONNECTIONS)),
         *("--backlog", "1024", "--no-ws", "--log-level", "warning", app),
     ]
     with log.open("wb") as out:
-        running = subprocess.Popen(
-            command, env=os.environ | _SECRETS | environment, stdout=out, stderr=out
-        )
+        values = _SECRETS | environment | {"PROMETHEUS_MULTIPROC_DIR": str(counted)}
+        running = subprocess.Popen(command, env=os.environ | values, stdout=out, stderr=out)
     try:
         _wait(port, health, running, log)
-        yield port
+        yield Server(port, running.pid)
     finally:
         running.terminate()
         running.wait(20)
@@ -141,7 +171,7 @@ def _post(path: str, body: bytes, *headers: str) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def ledger_talkers(accounts: list[str]) -> list[Callable[[bytes | None], bytes]]:
+def ledger_talkers(accounts: list[str]) -> list[Talker]:
     """Return callers that reserve and finalize in turn, each with many tenants' tokens."""
     now = int(time.time())
     tokens = itertools.cycle(
@@ -160,7 +190,7 @@ def ledger_talkers(accounts: list[str]) -> list[Callable[[bytes | None], bytes]]
     )
     payers = itertools.cycle(accounts)
 
-    def talker() -> Callable[[bytes | None], bytes]:
+    def talker() -> Talker:
         is_finalize = True
 
         def following(last: bytes | None) -> bytes:
@@ -181,7 +211,7 @@ def ledger_talkers(accounts: list[str]) -> list[Callable[[bytes | None], bytes]]
     return [talker() for _ in range(CONNECTIONS)]
 
 
-def notice_talkers(numbers: Iterator[int]) -> list[Callable[[bytes | None], bytes]]:
+def notice_talkers(numbers: Iterator[int]) -> list[Talker]:
     """Return senders of signed notices, each about another payment."""
     secret = _SECRETS["NOWPAYMENTS_IPN_SECRET"].encode()
 
@@ -194,6 +224,6 @@ def notice_talkers(numbers: Iterator[int]) -> list[Callable[[bytes | None], byte
     return [following] * CONNECTIONS
 
 
-def p99_ms(found: Answers) -> float:
-    """Return the 99th percentile of the answers' times, in milliseconds."""
-    return 1000 * statistics.quantiles(found.seconds, n=100)[98]
+def percentile_ms(seconds: list[float], percent: int) -> float:
+    """Return a percentile of *seconds*, in milliseconds."""
+    return 1000 * statistics.quantiles(seconds, n=100)[percent - 1]

@@ -6,16 +6,16 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import psycopg
-from sqlalchemy import make_url, text
+from sqlalchemy import URL, make_url, text
 
-from bench.measuring import Case, give_up
+from bench.measuring import Case, Part, give_up
 from bench.yardsticks import naive_core
 from deploy.local.servers import pgbench_path
 from shared import schema
@@ -29,6 +29,7 @@ from shared.ledger.terms import TermsCache
 
 HELD, COST = 10, 7  # micro-USD of a pair
 CALLERS, PROCESSES, CLIENTS, DIRECT = 64, 2, 8, 8
+BATCH_SIZES = (1, 4, 16, 64, 256)
 _SCRIPTS = Path(__file__).parent / "yardsticks"
 _TPS = re.compile(r"^tps = ([0-9.]+) ", re.MULTILINE)
 
@@ -40,7 +41,16 @@ class Book:
     url: str
     accounts: list[str]
     database: Database
-    teams: list["Team"] = field(default_factory=list)
+
+    def clone(self, name: str) -> "Book":
+        """Copy this ledger's database, on PostgreSQL, to a new one on the same server."""
+        self.database.dispose()  # a template must have no other connection
+        parts = make_url(self.url)
+        with psycopg.connect(libpq(parts.set(database="postgres")), autocommit=True) as connection:
+            query = f'CREATE DATABASE "{name}" TEMPLATE "{parts.database}"'
+            connection.execute(query)
+        url = parts.set(database=name).render_as_string(hide_password=False)
+        return Book(url, self.accounts, Database(url))
 
     def check(self) -> None:
         """End the run if an invariant is broken."""
@@ -87,7 +97,7 @@ class Pairs:
 
         def call(place: int) -> None:
             while time.perf_counter() < stop:
-                self._pair(random.choice(among))
+                self.pair(random.choice(among))
                 counts[place] += 1
 
         threads = [threading.Thread(target=call, args=(n,)) for n in range(callers)]
@@ -97,14 +107,36 @@ class Pairs:
             thread.join()
         return sum(counts)
 
-    def _pair(self, account: str) -> None:
+    def pair(self, account: str) -> None:
+        """Hold 10 micro-USD and settle 7."""
         id_ = new_id(self._database.clock())
         held = self._do(Reserve(account, id_, HELD, idempotency_key=id_)).unwrap()
         self._do(Finalize(held["reservationId"], COST)).unwrap()
 
-    def _alone(self, command: Command) -> Outcome:
+    def rate_in_batches(self, size: int, seconds: float, among: list[str]) -> float:
+        """Return pairs per second of one caller, *size* commands in each transaction."""
+        began, count = time.perf_counter(), 0
+        while time.perf_counter() < began + seconds:
+            reserves: list[Command] = [
+                Reserve(random.choice(among), id_, HELD, idempotency_key=id_)
+                for id_ in (new_id(self._database.clock()) for _ in range(size))
+            ]
+            holds = [held.unwrap()["reservationId"] for held in self._together(reserves)]
+            for outcome in self._together([Finalize(hold, COST) for hold in holds]):
+                outcome.unwrap()
+            count += size
+        return count / (time.perf_counter() - began)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._database.dispose()
+
+    def _together(self, commands: Sequence[Command]) -> list[Outcome]:
         with self._database.transaction() as tx:
-            return post(tx, [command], self._terms.current())[0]
+            return post(tx, commands, self._terms.current())
+
+    def _alone(self, command: Command) -> Outcome:
+        return self._together([command])[0]
 
 
 class Team:
@@ -124,7 +156,7 @@ class Team:
         began = time.perf_counter()
         for _, line in self._members:
             line.send((callers // len(self._members), seconds, among))
-        total = sum(line.recv() for _, line in self._members)
+        total: int = sum(line.recv() for _, line in self._members)
         return total / (time.perf_counter() - began)
 
     def stop(self) -> None:
@@ -141,47 +173,55 @@ def _work(line: Connection, url: str, is_batching: bool) -> None:  # noqa: FBT00
 
 
 @contextmanager
-def postgres_cases(url: str, *, accounts_spread: int, seconds: float) -> Iterator[list[Case]]:
+def on_postgres(book: Book, seconds: float) -> Iterator[Part]:
     """Yield the cases on PostgreSQL; the yardstick has a database of its own on the same server."""
-    book = open_book(url, accounts_spread)
-    yardstick, address = _open_yardstick(url, accounts_spread)
-    book.teams = [Team(url, PROCESSES), Team(url, PROCESSES, is_batching=False)]
-    batching, direct = book.teams
-    hot = book.accounts[:1]
+    yardstick = _open_yardstick(book)
+    batching, direct = Team(book.url, PROCESSES), Team(book.url, PROCESSES, is_batching=False)
+    alone = Pairs(book.url, is_batching=False)
+    hot, spread = book.accounts[:1], book.accounts
 
-    def pgbench(accounts_used: int) -> Callable[[], dict[str, float]]:
-        name = "pgbench_hot" if accounts_used == 1 else "pgbench_spread"
-        return lambda: {name: _pgbench(address, accounts_used, seconds)}
+    def pgbench(name: str, among: list[str]) -> Case:
+        return Case(
+            lambda: {name: _pgbench(libpq(yardstick.url), len(among), seconds)},
+            yardstick.check,
+            in_flight=CLIENTS,
+        )
+
+    def ours(name: str, team: Team, callers: int, among: list[str]) -> Case:
+        return Case(
+            lambda: {name: team.rate(callers, seconds, among)}, book.check, in_flight=callers
+        )
+
+    def batches(size: int) -> Case:
+        return Case(
+            lambda: {f"batches_of_{size}": alone.rate_in_batches(size, seconds / 4, spread)},
+            book.check,
+            in_flight=size,
+        )
 
     try:
-        yield [
-            Case("pgbench_spread", pgbench(accounts_spread), yardstick.check),
-            Case("pgbench_hot", pgbench(1), yardstick.check),
-            Case(
-                "pg_spread",
-                lambda: {"pg_spread": batching.rate(CALLERS, seconds, book.accounts)},
-                book.check,
-            ),
-            Case("pg_hot", lambda: {"pg_hot": batching.rate(CALLERS, seconds, hot)}, book.check),
-            Case(
-                "pg_single",
-                lambda: {"pg_single": direct.rate(DIRECT, seconds, book.accounts)},
-                book.check,
-            ),
-        ]
+        yield Part(
+            [
+                pgbench("pgbench_spread", spread),
+                pgbench("pgbench_hot", hot),
+                ours("pg_spread", batching, CALLERS, spread),
+                ours("pg_hot", batching, CALLERS, hot),
+                ours("pg_single", direct, DIRECT, spread),
+                *(batches(size) for size in BATCH_SIZES),
+            ]
+        )
     finally:
-        for team in book.teams:
+        for team in (batching, direct):
             team.stop()
+        alone.close()
         yardstick.database.dispose()
-        book.database.dispose()
 
 
 @contextmanager
-def sqlite_cases(url: str, *, seconds: float) -> Iterator[list[Case]]:
+def on_sqlite(book: Book, seconds: float) -> Iterator[Part]:
     """Yield the cases on SQLite; the naive way works on the same file, on an account of its own."""
-    book = open_book(url, 2)
     ours, naive = book.accounts
-    pairs = Pairs(url, is_batching=True)
+    pairs = Pairs(book.url, is_batching=True)
 
     def core() -> dict[str, float]:
         began, count = time.perf_counter(), 0
@@ -190,33 +230,32 @@ def sqlite_cases(url: str, *, seconds: float) -> Iterator[list[Case]]:
             count += 1
         return {"sqlite_core": count / (time.perf_counter() - began)}
 
-    def own(callers: int) -> float:
-        began = time.perf_counter()
-        return pairs.run(callers, seconds, [ours]) / (time.perf_counter() - began)
+    def own(name: str, callers: int) -> Case:
+        def measured() -> dict[str, float]:
+            began = time.perf_counter()
+            count = pairs.run(callers, seconds, [ours])
+            return {name: count / (time.perf_counter() - began)}
+
+        return Case(measured, book.check, in_flight=callers)
 
     try:
-        yield [
-            Case("sqlite_core", core, book.check),
-            Case("sqlite_single", lambda: {"sqlite_single": own(1)}, book.check),
-            Case("sqlite_batched", lambda: {"sqlite_batched": own(CALLERS)}, book.check),
-        ]
+        yield Part(
+            [Case(core, book.check), own("sqlite_single", 1), own("sqlite_batched", CALLERS)]
+        )
     finally:
-        book.database.dispose()
+        pairs.close()
 
 
-def _open_yardstick(url: str, number_of_accounts: int) -> tuple[Book, str]:
-    """Make the yardstick's database on the same server; return it and libpq's address of it."""
-    with psycopg.connect(_libpq(url), autocommit=True) as connection:
-        connection.execute("CREATE DATABASE yardstick")
-    own = make_url(url).set(database="yardstick").render_as_string(hide_password=False)
-    book = open_book(own, number_of_accounts)
-    with psycopg.connect(_libpq(own), autocommit=True) as connection:
-        connection.execute((_SCRIPTS / "plpgsql.sql").read_text())  # type: ignore[arg-type]  # fixed
+def _open_yardstick(book: Book) -> Book:
+    yardstick = book.clone("yardstick")
+    with psycopg.connect(libpq(yardstick.url), autocommit=True) as connection:
+        connection.execute((_SCRIPTS / "plpgsql.sql").read_text())
         connection.execute("VACUUM ANALYZE")
-    return book, _libpq(own)
+    return yardstick
 
 
-def _libpq(url: str) -> str:
+def libpq(url: str | URL) -> str:
+    """Return *url* as libpq and psycopg read it."""
     parts = make_url(url)
     return parts.set(drivername="postgresql").render_as_string(hide_password=False)
 
@@ -224,7 +263,7 @@ def _libpq(url: str) -> str:
 def _pgbench(address: str, accounts_used: int, seconds: float) -> float:
     command = [
         *(str(pgbench_path()), "--no-vacuum", "--protocol=prepared", f"--client={CLIENTS}"),
-        *("--jobs=2", f"--time={round(seconds)}", f"--define=accounts={accounts_used}"),
+        *("--jobs=2", f"--time={max(1, round(seconds))}", f"--define=accounts={accounts_used}"),
         *(f"--file={_SCRIPTS / 'pair.sql'}", address),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -14,20 +14,31 @@ import psutil
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to measure. ``loop`` runs it once and returns what it found, by name of row.
+    """One thing to measure. ``measure`` does it once and returns what it found, by name of row.
 
     ``check`` looks at the invariants after each loop: a figure from a run that broke one is none.
     """
 
-    name: str
-    loop: Callable[[], dict[str, float]]
+    measure: Callable[[], dict[str, float]]
     check: Callable[[], None] = lambda: None
+    unit: str = "pairs/s"
+    in_flight: int = 1
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one part of the bench brings: cases, and processes whose memory is watched, by name."""
+
+    cases: list[Case]
+    processes: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
 class Series:
     """What the loops of a row found, in one unit."""
 
+    unit: str
+    in_flight: int
     values: list[float] = field(default_factory=list)
     others: list[float] = field(default_factory=list)
 
@@ -40,6 +51,8 @@ class Series:
         """Return the row of the results' file."""
         return {
             "name": name,
+            "unit": self.unit,
+            "inFlight": self.in_flight,
             "median": self.median,
             "lowest": min(self.values),
             "highest": max(self.values),
@@ -48,22 +61,48 @@ class Series:
         }
 
 
-def run(cases: list[Case], loops: int) -> dict[str, Series]:
-    """Run every case *loops* times in shuffled order, telling each as it is done."""
-    order = cases * loops
-    random.shuffle(order)
-    found: dict[str, Series] = {}
-    for number, case in enumerate(order, start=1):
-        with _watched() as others:
-            rows = case.loop()
-        case.check()
-        for name, value in rows.items():
-            series = found.setdefault(name, Series())
-            series.values.append(value)
-            series.others.append(others[0])
-        told = "  ".join(f"{name} {value:,.1f}" for name, value in rows.items())
-        print(f"  {number:>3}/{len(order)}  {told}", flush=True)
+Found = dict[str, Series]
+_UNITS = {"_ms": "ms", "_us": "us", "_mb": "MB"}
+
+
+def run(parts: list[Part], loops: int) -> Found:
+    """Run every case once a loop, in shuffled order, telling each as it is done."""
+    cases = [case for part in parts for case in part.cases]
+    processes = {name: pid for part in parts for name, pid in part.processes.items()}
+    found: Found = {}
+    _weigh(found, processes, "start")
+    for loop in range(1, loops + 1):
+        for case in random.sample(cases, len(cases)):
+            rows = measure(found, case)
+            told = "  ".join(f"{name} {value:,.1f}" for name, value in rows.items())
+            print(f"  loop {loop}/{loops}  {told}", flush=True)
+        for check in dict.fromkeys(case.check for case in cases):
+            check()
+        if loop == 1:
+            _weigh(found, processes, "first_loop")
+    _weigh(found, processes, "end")
     return found
+
+
+def measure(found: Found, case: Case) -> dict[str, float]:
+    """Run *case* once, add what it says to *found*, and return that."""
+    with _watched() as others:
+        rows = case.measure()
+    for name, value in rows.items():
+        unit = _UNITS.get(name[-3:], case.unit)
+        series = found.setdefault(name, Series(unit, case.in_flight))
+        series.values.append(value)
+        series.others.append(others[0])
+    return rows
+
+
+def _weigh(found: Found, processes: dict[str, int], when: str) -> None:
+    """Add the resident memory of *processes*, each with its children."""
+    for name, pid in processes.items():
+        parent = psutil.Process(pid)
+        members = [parent, *parent.children(recursive=True)]
+        megabytes = sum(member.memory_info().rss for member in members) / 1024**2
+        found[f"{name}_{when}_mb"] = Series("MB", 0, [megabytes], [0.0])
 
 
 def give_up(message: str) -> None:
