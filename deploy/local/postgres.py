@@ -22,7 +22,13 @@ from deploy.local.ready import Check, postgres_ready
 from deploy.local.sockets import remove_socket_directory, socket_directory
 
 SOCKET_PORT = 5432  # only names the socket's file, when there is no TCP port
-FASTER_THAN_SAFE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+# Autovacuum would go round the hundreds of databases that a run of the tests makes.
+FASTER_THAN_SAFE = (
+    "fsync=off",
+    "synchronous_commit=off",
+    "full_page_writes=off",
+    "autovacuum=off",
+)
 
 
 class PostgresCluster:
