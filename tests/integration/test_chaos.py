@@ -27,8 +27,9 @@ def test_nothing_is_lost_or_doubled_while_everything_is_broken_once(tmp_path: Pa
     verdict = run(tmp_path, plan, said.append)
     assert verdict.wrong == [], "\n".join(said)
     answered = verdict.journal.answers
-    assert all(answered[kind] > 10 for kind in ("reserve", "finalize", "payment", "mint", "batch"))
-    assert all(line.acknowledged > 0 for line in verdict.lines)
+    kinds_of_work = ("reserve", "finalize", "payment", "mint", "batch")
+    assert all(answered[kind] > 2 for kind in kinds_of_work), answered
+    assert all(line.acknowledged > 0 for line in verdict.lines), verdict.lines
     kinds = every_kind(SHORT, random.Random(0), is_postgres=True)
     wanted = {f"{kind.act} {kind.target}" for kind in kinds if kind.act not in FAULTS} | FAULTS
     assert wanted <= verdict.broken.keys(), "\n".join(said)
