@@ -1,0 +1,124 @@
+"""Run the services of docker-compose.yml with podman: same image, command, files and limits.
+
+What differs is the network, which is the host's, and so the addresses of servers.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deploy.local.ready import http_ready, wait_until
+from deploy.verify.images import HARDENED, PODMAN, ROOT, VerificationError, reference, run
+from shared.version import VERSION
+
+PREFIX = "arrakis-verify-"
+START_SECONDS = 60.0
+
+
+class Containers:
+    """The containers of one verification; closing it removes every one of them."""
+
+    def __init__(self, secrets: Path, addresses: Mapping[str, str]) -> None:
+        self._secrets = secrets
+        self._addresses = dict(addresses)
+        self._probes: dict[str, str] = {}
+        compose: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+        self._services: dict[str, dict[str, Any]] = compose["services"]
+
+    def close(self) -> None:
+        """Remove what was started."""
+        for name in self._probes:
+            run(*PODMAN, "rm", "--force", "--time=0", "--ignore", PREFIX + name)
+
+    def once(self, name: str, *command: str) -> str:
+        """Run *command* in the service *name*, and return what it printed."""
+        options = [*HARDENED, *self._options(name), reference(self._image(name))]
+        return run(*PODMAN, *options, *(command or self._services[name]["command"]))
+
+    def start(self, name: str, probe: str, **environment: str) -> float:
+        """Start the service *name*; return the seconds until *probe* is answered with 200."""
+        one = self._services[name]
+        self._probes[name] = probe
+        options = [word for word in HARDENED if word != "--rm"]
+        own = {**environment, "PROBE": probe}
+        began = time.monotonic()
+        run(
+            *(*PODMAN, *options, "--detach", "--restart=always", "--name", PREFIX + name),
+            *(*self._options(name, own), reference(self._image(name)), *one.get("command", ())),
+        )
+        self.wait_for(name)
+        return time.monotonic() - began
+
+    def wait_for(self, name: str) -> None:
+        """Wait until *name* answers its probe. Raises VerificationError with its last words."""
+        reason = wait_until(http_ready(self._probes[name]), timeout_seconds=START_SECONDS)
+        if reason is not None:
+            raise VerificationError(f"{name} does not answer: {reason}\n{self.logs(name)}")
+
+    def kill(self, name: str) -> float:
+        """SIGKILL the first process of *name*; return the seconds until it answers again."""
+        before = self.pid(name)
+        began = time.monotonic()
+        os.kill(before, signal.SIGKILL)
+        deadline = began + START_SECONDS
+        while self.pid(name) in (0, before):
+            if time.monotonic() > deadline:
+                raise VerificationError(f"{name} was not started again.")
+            time.sleep(0.1)
+        self.wait_for(name)
+        return time.monotonic() - began
+
+    def stop(self, name: str) -> tuple[float, int]:
+        """Stop *name* with its own signal and grace; return the seconds, and its exit code."""
+        grace = self._services[name]["stop_grace_period"].removesuffix("s")
+        began = time.monotonic()
+        run(*PODMAN, "stop", f"--time={grace}", PREFIX + name, seconds=90)
+        seconds = time.monotonic() - began
+        return seconds, int(self._state(name)["ExitCode"])
+
+    def pid(self, name: str) -> int:
+        """Return the process id of the first process of *name*, 0 while there is none."""
+        return int(self._state(name)["Pid"])
+
+    def logs(self, name: str) -> str:
+        """Return the last lines that *name* printed."""
+        command = [*PODMAN, "logs", "--tail=20", PREFIX + name]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        return done.stdout + done.stderr
+
+    def _state(self, name: str) -> dict[str, Any]:
+        (facts,) = json.loads(run(*PODMAN, "inspect", PREFIX + name))
+        state: dict[str, Any] = facts["State"]
+        return state
+
+    def _image(self, name: str) -> str:
+        return str(self._services[name]["build"]["args"]["SERVICE"])
+
+    def _options(self, name: str, environment: Mapping[str, str] | None = None) -> list[str]:
+        """Return the options of podman that say what docker-compose.yml says of *name*."""
+        one = self._services[name]
+        limits = one["deploy"]["resources"]["limits"]
+        values = {key: _default(str(value)) for key, value in one["environment"].items()}
+        here = {key: value for key, value in self._addresses.items() if key in values}
+        values |= here | dict(environment or {})
+        options = [f"--user={one['user']}", f"--cpus={limits['cpus']}"]
+        options += [f"--memory={limits['memory']}", f"--pids-limit={limits['pids']}"]
+        options += [f"--env={key}={value}" for key, value in values.items()]
+        options += [f"--tmpfs={mount}" for mount in one["tmpfs"]]
+        return options + [
+            f"--volume={self._secrets / secret}:/run/secrets/{secret}:ro"
+            for secret in one["secrets"]
+        ]
+
+
+def _default(value: str) -> str:
+    """Return what compose makes of ``${NAME:-default}`` if NAME is not set."""
+    return re.sub(r"\$\{\w+:-(.*?)\}", r"\1", value).replace("latest", VERSION)
