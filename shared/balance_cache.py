@@ -28,6 +28,7 @@ _TIMEOUT_SECONDS = 0.2
 _PAUSE_SECONDS = 5.0
 _LIFE_SECONDS = 60
 _MADE_UP_AT_ONCE = 200
+_MISSED_MAX = 50_000  # about 20 MB
 AMOUNTS = ("available_micro", "reserved_micro", "debt_micro")
 _TAIL = re.compile(
     r', "availableMicro": "(-?[0-9]+)", "reservedMicro": "([0-9]+)", "debtMicro": "([0-9]+)",'
@@ -56,13 +57,14 @@ return 1
 class BalanceCache:
     """The cache of one process; safe to share between threads. Give it to ``after_commit``."""
 
-    def __init__(self, redis_url: str) -> None:
+    def __init__(self, redis_url: str, *, missed_max: int = _MISSED_MAX) -> None:
         self._redis = Redis.from_url(
             redis_url,
             socket_timeout=_TIMEOUT_SECONDS,
             socket_connect_timeout=_TIMEOUT_SECONDS,
             retry=Retry(NoBackoff(), 0),
         )
+        self._missed_max = missed_max
         self._lock = threading.Lock()
         self._paused_until = 0.0
         # What Redis has missed, with the time; the longest waiting first.
@@ -111,12 +113,17 @@ class BalanceCache:
         BALANCE_CACHE.labels("hit" if known else "miss").inc()
         return known[0] if known else None
 
+    @property
+    def missed(self) -> int:
+        """How many balances Redis has missed and is still to be told."""
+        return len(self._missed)
+
     def _is_paused(self) -> bool:
         return time.monotonic() < self._paused_until
 
     def _pause(self, event: str, error: Exception) -> None:
         with self._lock:
-            self._paused_until = time.monotonic() + _PAUSE_SECONDS
+            self._paused_until = max(self._paused_until, time.monotonic() + _PAUSE_SECONDS)
         log.warning(event, reason=type(error).__name__)
 
     def _note_missed(self, balances: Iterable[CachedBalance]) -> None:
@@ -129,6 +136,11 @@ class BalanceCache:
             # What Redis held when it missed the oldest has expired there by now.
             while self._missed and next(iter(self._missed.values()))[0] < now - _LIFE_SECONDS:
                 del self._missed[next(iter(self._missed))]
+            if len(self._missed) > self._missed_max:
+                # Too many to tell later: leave Redis alone until all of them have expired there.
+                self._missed.clear()
+                self._paused_until = now + _LIFE_SECONDS
+                log.warning("balances_forgotten", seconds=_LIFE_SECONDS)
 
     def _some_missed(self) -> list[CachedBalance]:
         with self._lock:

@@ -45,9 +45,12 @@ class _Call:
 class Executor:
     """Carries commands to the database; safe to call from any thread."""
 
-    def __init__(self, database: Database, terms: TermsCache) -> None:
+    def __init__(
+        self, database: Database, terms: TermsCache, *, waiting_max: int = _WAITING_MAX
+    ) -> None:
         self._database = database
         self._terms = terms
+        self._waiting_max = waiting_max
         self._lock = threading.Lock()
         self._waiting: deque[_Call] = deque()
         self._is_busy = False
@@ -65,7 +68,7 @@ class Executor:
         """Carry out *commands* in order, together or not; return an outcome each."""
         call = _Call(commands)
         with self._lock:
-            if len(self._waiting) >= _WAITING_MAX:
+            if len(self._waiting) >= self._waiting_max:
                 raise Unavailable("Too many requests are waiting.", code="overloaded")
             self._waiting.append(call)
             call.leads = not self._is_busy
