@@ -177,8 +177,8 @@ def running_postgres(
             url=cluster.url(),
             ready=cluster.ready(),
             log=home / "server.log",
-            # At once if its data is thrown away: a last checkpoint of many databases takes long.
-            stop_signal=signal.SIGINT if fsync else signal.SIGQUIT,
+            # At once if its data goes anyway: a last checkpoint of many databases takes long.
+            stop_signal=signal.SIGINT if directory or fsync else signal.SIGQUIT,
         )
         try:
             with _running(server):
