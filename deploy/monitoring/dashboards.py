@@ -24,6 +24,7 @@ def _quantiles(selector: str) -> Sequence[tuple[str, str]]:
 
 
 _HTTP = "arrakis_http_request_seconds_bucket"
+_NOTICES = '{service="webhooks", route=~".*/webhooks?(/.*)?"}'
 DASHBOARDS: dict[str, Sequence[Panel]] = {
     "money": (
         Panel(
@@ -156,7 +157,7 @@ DASHBOARDS: dict[str, Sequence[Panel]] = {
         Panel(
             "Reserve and finalize", _quantiles(f'{_HTTP}{{route=~".*/(reserve|finalize)"}}'), "s"
         ),
-        Panel("Notices of providers", _quantiles(f'{_HTTP}{{service="webhooks"}}'), "s"),
+        Panel("Notices of providers", _quantiles(f"{_HTTP}{_NOTICES}"), "s"),
         Panel("Runs of the workers", _quantiles("arrakis_task_seconds_bucket"), "s"),
         Panel(
             "Reads of cached balances",
