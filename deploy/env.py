@@ -84,7 +84,7 @@ def main() -> None:
 
     made = write_environment(root, VERSION)
     if made:
-        print(f"Made {', '.join(str(path.relative_to(root)) for path in made)}.")
+        print(f"Made {len(made)} of .env and the files in secrets/; what was there is as it was.")
     else:
         print("Nothing to do: .env and secrets/ are complete.")
 
