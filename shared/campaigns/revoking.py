@@ -5,6 +5,7 @@ with less lets the rest expire. So a campaign's ``spent_micro`` is the sum of wh
 revoked grants gave, less what was clawed back from the lots of the revoked ones.
 """
 
+import json
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from shared.ledger.book import post
 from shared.ledger.commands import Outcome, Revoke
 from shared.ledger.terms import Terms, TermsCache
 from shared.models.campaigns import Campaign, Grant
-from shared.models.ledger import Lot
+from shared.models.ledger import Operation
 from shared.operations.audit import Actor
 
 
@@ -87,7 +88,8 @@ def _require_granted(grant: Row[Any]) -> None:
 
 
 def _describe(tx: Tx, grant: Row[Any]) -> dict[str, Any]:
-    taken = int(tx.scalar(_TAKEN, id=grant.lot_id))
+    answer = json.loads(tx.scalar(_REVOKED, account=grant.account_id, lot=grant.lot_id))
+    taken = int(answer["revokedMicro"])
     return {
         **describe_grant(grant),
         "revokedMicro": str(taken),
@@ -95,4 +97,9 @@ def _describe(tx: Tx, grant: Row[Any]) -> dict[str, Any]:
     }
 
 
-_TAKEN = select(Lot.clawed_back_micro).where(Lot.id == text(":id"))
+# Not the lot's ``clawed_back_micro``: an operator's repair of the lot counts there as well.
+_REVOKED = select(Operation.answer).where(
+    Operation.idempotency_key == text(":lot"),
+    Operation.account_id == text(":account"),
+    Operation.operation == Revoke.operation,
+)

@@ -32,6 +32,7 @@ _TRIES = 3
 # How long one waits when told to: limits end within a minute, an outage may not.
 _WAIT_MAX_SECONDS = {429: 61, 502: 5, 503: 5, 504: 5}
 _TOO_MANY, _TEMPORARY = 429, (429, 502, 503, 504)
+_THIS_HOST = ("127.0.0.1", "::1", "localhost")
 _OF_MONEY = ("budget_exceeded", "cap_exceeded")
 _KINDS: dict[int, type[ArrakisError]] = {
     402: Refused,
@@ -54,10 +55,16 @@ class Api:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.netloc or parts.query:
             raise click.UsageError("--api is an address as https://billing.example.com.")
+        if parts.scheme == "http" and parts.hostname not in _THIS_HOST:
+            raise click.UsageError(
+                "--api must be https: by http everybody on the way can read the admin's token. "
+                "http is for this host only (127.0.0.1, ::1, localhost)."
+            )
         self._url = url.rstrip("/")
         self._token = token
         self._sleep = sleep
         self._session = requests.Session()
+        self._session.trust_env = parts.scheme == "https"  # no proxy reads the token in plain
         self._session.mount(self._url, HTTPAdapter(max_retries=0))
 
     def read(self, call: Call, look: object) -> Facts:

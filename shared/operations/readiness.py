@@ -17,7 +17,7 @@ from shared.alerts import counts
 from shared.clock import add_seconds, to_wire
 from shared.database import Tx
 from shared.ledger.terms import Mode
-from shared.models.ledger import MODES, REHEARSAL_ACCOUNT, Entry, Reservation
+from shared.models.ledger import MODES, REHEARSAL_ACCOUNT, Entry, Lot, Reservation
 from shared.models.operations import AuditRow, DeadLetter
 from shared.operations import dlq, rehearsal
 
@@ -249,9 +249,15 @@ _WOULD_BE_SHORT = select(func.count()).where(
     Entry.amount_micro > Entry.pre_balance_micro,
     Entry.account_id != REHEARSAL_ACCOUNT,
 )
+# What was paid back, not a grant that was revoked: that shows nothing about clawbacks.
 _REFUNDS = (
     select(func.date(Entry.created_at).label("day"), func.count().label("events"))
-    .where(Entry.entry_type == "refund", Entry.account_id != REHEARSAL_ACCOUNT)
+    .join(Lot, Lot.id == Entry.lot_id)
+    .where(
+        Entry.entry_type == "refund",
+        Entry.account_id != REHEARSAL_ACCOUNT,
+        Lot.source_type == "deposit",
+    )
     .group_by(func.date(Entry.created_at))
 )
 # One that a person closed shows nothing about the retries.

@@ -28,6 +28,7 @@ from shared.operations.revenue_rules import read_cooldown_hours
 from shared.payments.policy import read_policy
 
 TARGET = "setting"
+_FOUR_EYES = "four_eyes_threshold_micro"
 VALUE_MAX_CHARACTERS = 20_000
 _TABLE = ConfigRow.__table__
 _LISTED_KEY = re.compile(r"(rate|tier)_[A-Za-z0-9_.:-]{1,100}")
@@ -120,10 +121,10 @@ _ALL = (
         "5",
     ),
     Setting(
-        "four_eyes_threshold_micro",
+        _FOUR_EYES,
         "What one person may mint to an account within a day; more needs a second person",
         "micro-USD",
-        "a whole number",
+        "a whole number; it can be lowered, and is raised only by SQL",
         "1000000000",
     ),
     Setting(
@@ -298,10 +299,40 @@ def _require_allowed(tx: Tx, rows: Mapping[str, Any], values: Mapping[str, str])
             )
         if len(value) > VALUE_MAX_CHARACTERS:
             raise Invalid(f"{key} is too long.", code="setting_refused")
+    _refuse_to_raise_threshold(rows, values)
     try:
         _check(tx, {key: row.value for key, row in rows.items()} | dict(values))
     except (ValueError, RecursionError) as error:
         raise Invalid(f"{error}.", code="setting_refused") from error
+
+
+def _refuse_to_raise_threshold(rows: Mapping[str, Any], values: Mapping[str, str]) -> None:
+    """Four eyes: who may not mint an amount alone must not be able to allow it to himself.
+
+    Raises Invalid. Only who owns the database raises it, by SQL.
+    """
+    if _FOUR_EYES not in values:
+        return
+    seed = KNOWN[_FOUR_EYES].seed
+    written = rows[_FOUR_EYES].value if _FOUR_EYES in rows else seed
+    try:
+        is_raised = read_threshold(values[_FOUR_EYES]) > _threshold_or(seed, written)
+    except ValueError as error:
+        raise Invalid(f"{error}.", code="setting_refused") from error
+    if is_raised:
+        raise Invalid(
+            f"{_FOUR_EYES} can only be lowered here: one person must not raise what one person "
+            "may mint. It is raised by SQL.",
+            code="setting_refused",
+        )
+
+
+def _threshold_or(seed: str, written: str) -> int:
+    """Return the threshold; the seed if SQL has left it senseless, so that it can be mended."""
+    try:
+        return read_threshold(written)
+    except ValueError:
+        return read_threshold(seed)
 
 
 def _check(tx: Tx, values: dict[str, str]) -> None:
@@ -341,7 +372,7 @@ def _describe(key: str, row: Any) -> dict[str, Any]:
 
 
 _OTHERS: Mapping[str, Callable[[str], object]] = {
-    "four_eyes_threshold_micro": read_threshold,
+    _FOUR_EYES: read_threshold,
     "mint_proposal_expiry_hours": read_expiry_hours,
     "revenue_rule_cooldown_hours": read_cooldown_hours,
     alerts.CLEAR_SECONDS_KEY: alerts.read_clear_seconds,

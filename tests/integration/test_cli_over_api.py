@@ -240,3 +240,10 @@ def test_what_is_no_admin_api_is_told(scripted: Any) -> None:
         assert refused(desk, get("mode")).code == "not_an_api"
     for wrong in ("ftp://x", "billing", "http://"):
         assert run("--api", wrong, "mode", "show").exit_code == 2
+
+
+@pytest.mark.parametrize("host", ["billing.example.com", "127.0.0.1.example.com", "10.0.0.7:8000"])
+def test_the_token_is_never_sent_in_plain_to_another_host(host: str) -> None:
+    done = run("--api", f"http://{host}", "mode", "show", ARRAKIS_API_TOKEN="token")
+    assert done.exit_code == 2
+    assert "--api must be https" in done.output

@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from shared.campaigns.lists import Wish
 from shared.campaigns.states import Action
 from shared.errors import Conflict, NotFound
+from shared.ledger.commands import Refund
+from shared.operations.readiness import readiness
 from tests.campaigns import Campaigns, M
 from tests.command import arrakis, told
 from tests.ledger import Ledger
+from tests.reconciliation import Reconciling
 
 
 @pytest.fixture
@@ -88,6 +91,38 @@ def test_what_had_expired_does_not_come_back(campaigns: Campaigns) -> None:
     assert campaigns.status(campaign) == "expired"
     assert campaigns.spent(campaign) == 2 * M
     assert campaigns.ledger.balance(wallet) == (0, 0, 0)
+
+
+def test_what_an_operator_took_by_hand_is_not_told_as_revoked(campaigns: Campaigns) -> None:
+    campaign, wallet, grant = granted(campaigns)
+    ledger = campaigns.ledger
+    ledger.sql(
+        "UPDATE credit_lots SET available_micro = 1500000, consumed_micro = 500000"
+        " WHERE account_id = :id",
+        id=wallet,
+    )
+    desk = Reconciling(ledger)
+    desk.check("operator_repairs")
+    desk.database.dispose()
+    found = campaigns.revoke(campaign, grant).unwrap()
+    assert (found["revokedMicro"], found["keptMicro"]) == ("1500000", "500000")
+    assert campaigns.revoke(campaign, grant).answer == found
+    assert ledger.rows("SELECT spent_micro FROM credit_campaigns") == [(500_000,)]
+
+
+def test_a_revoked_grant_is_no_evidence_of_a_clawback(campaigns: Campaigns) -> None:
+    campaign, wallet, grant = granted(campaigns)
+    ledger = campaigns.ledger
+    ledger.release(ledger.reserve(wallet, 10))
+
+    def is_seen() -> bool | None:
+        with ledger.database.reading() as tx:
+            return next(one.is_met for one in readiness(tx) if one.id == "live_refund")
+
+    campaigns.revoke(campaign, grant).unwrap()
+    assert is_seen() is False
+    ledger.answer(Refund(wallet, ledger.mint(wallet, 5, "deposit", source_id="nowpay-1")))
+    assert is_seen() is True
 
 
 def test_a_grant_may_be_revoked_after_its_campaign(campaigns: Campaigns) -> None:

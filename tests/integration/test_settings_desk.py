@@ -52,6 +52,7 @@ REFUSED: dict[str, tuple[dict[str, str], str]] = {
     "a policy of its own": ({"partial_payment_policy": "keep"}, "setting_refused"),
     "a pack without a price": ({"credit_packs": '{"a": {}}'}, "setting_refused"),
     "a threshold in words": ({"four_eyes_threshold_micro": "much"}, "setting_refused"),
+    "a threshold that is raised": ({"four_eyes_threshold_micro": "1000000001"}, "setting_refused"),
     "a cooldown in days": ({"revenue_rule_cooldown_hours": "2d"}, "setting_refused"),
     "a tier with a comma": ({"tier_gold": "1,5"}, "setting_refused"),
     "an unknown key": ({"reserve_ttl": "600"}, "unknown_setting"),
@@ -64,6 +65,18 @@ REFUSED: dict[str, tuple[dict[str, str], str]] = {
         "setting_refused",
     ),
 }
+
+
+def test_nobody_raises_what_he_may_mint_alone(ledger: Ledger) -> None:
+    """The threshold goes down by the desk, and up by SQL only; a senseless one is mended."""
+    change(ledger, four_eyes_threshold_micro="5000").unwrap()
+    for higher in ("5001", "1000000000"):
+        refused = change(ledger, four_eyes_threshold_micro=higher).error
+        assert refused is not None
+        assert "only be lowered" in refused.message
+        assert audited(ledger)[-1][0] == "config_set_refused"
+    ledger.configure(four_eyes_threshold_micro="a lot")
+    change(ledger, four_eyes_threshold_micro="1000000000").unwrap()
 
 
 @pytest.mark.parametrize("case", REFUSED)
