@@ -8,6 +8,7 @@ import time
 from collections.abc import Container, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jwt
@@ -22,6 +23,7 @@ from shared.operations import tokens
 LEEWAY_SECONDS = 30
 _TOKEN_MAX_CHARACTERS = 4096
 _SUBJECT_MAX_CHARACTERS = 255
+_TOKENS_REMEMBERED = 4_096
 _REVOCATIONS_STALE_SECONDS = 2.0  # the contract of `arrakis token revoke` is five
 
 
@@ -174,7 +176,7 @@ def _decode(policy: TokenPolicy, token: str) -> dict[str, Any]:
             return _verify(policy, token, key.key, "ES256")
     for secret in policy.secrets:
         try:
-            return _verify(policy, token, secret, "HS256")
+            return _verify_secret(policy, token, secret)
         except _WrongKey:
             continue  # it may be signed with the previous one
     raise _Fault("signature")
@@ -191,6 +193,16 @@ def _es256_key_id(token: str) -> str | None:
 
 class _WrongKey(_Fault):
     """The signature is not of this key."""
+
+
+@lru_cache(maxsize=_TOKENS_REMEMBERED)
+def _verify_secret(policy: TokenPolicy, token: str, secret: str) -> dict[str, Any]:
+    """Return the claims of *token*, remembered: a caller sends one token for minutes.
+
+    Only what no later moment can change is remembered. Times and revocations are looked at for each
+    request, and of a refusal nothing is kept, so forged tokens fill nothing.
+    """
+    return _verify(policy, token, secret, "HS256")
 
 
 def _verify(policy: TokenPolicy, token: str, key: Any, algorithm: str) -> dict[str, Any]:

@@ -342,3 +342,12 @@ def test_a_member_sees_their_own_payments_only(client: Api) -> None:
     missing = client.get(f"/api/billing/payments/{unique('cp')}", headers=client.member(other))
     assert hidden.status_code == missing.status_code == 404
     assert {**hidden.json(), "requestId": ""} == {**missing.json(), "requestId": ""}
+
+
+def test_a_token_that_was_accepted_is_refused_once_its_time_is_over(client: Api) -> None:
+    """The signature of a token is remembered, its times are not."""
+    ends = {"iat": int(time.time()) - 60, "exp": int(time.time()) - 27}  # thirty seconds of leeway
+    token = f"Bearer {sign(standard('s2s') | ends, SECRETS[SECRET_NAMES['s2s']])}"
+    assert knock(client, "s2s", token)[0] == 200
+    wait_until("the end of the token", lambda: knock(client, "s2s", token)[0] == 401)
+    assert_refused(client, "s2s", token)
