@@ -161,7 +161,8 @@ def _subject(policy: TokenPolicy, claims: Mapping[str, Any]) -> str:
         return ""
     # It becomes a row's text and a counter's name, so it must be storable (NUL, surrogates) too.
     is_name = isinstance(subject, str) and 0 < len(subject) <= _SUBJECT_MAX_CHARACTERS
-    if not is_name or not subject.isprintable():
+    # A name with spaces around it would look like another person in the audit log, and be one.
+    if not is_name or not subject.isprintable() or subject != subject.strip():
         raise _Fault("subject")
     return str(subject)
 

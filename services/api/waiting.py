@@ -1,21 +1,28 @@
 """``Prefer: wait=N``: a caller may wait for a job that is answered 202 otherwise (contract 5)."""
 
+import contextvars
 import re
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from typing import Any
 
+import structlog
 from flask import request
 
 from services.api.context import services
 from shared.database import Tx
+from shared.errors import Unavailable
 
+log = structlog.get_logger()
 _WAIT = re.compile(r"(?:^|[,;\s])wait=([0-9]{1,3})(?:$|[,;\s])")
 _WAIT_MAX_SECONDS = 30
 _LOOK_SECONDS = 0.1
 # Who waits holds one of the API's threads; the others are for reserves. The rest hear 202 at once.
 _WAITING = threading.BoundedSemaphore(4)
+_LEAST_SECONDS = 1
+_AT_WORK = threading.BoundedSemaphore(4)
 
 
 def wait_for(job: dict[str, Any], look: Callable[[Tx], dict[str, Any]]) -> dict[str, Any]:
@@ -34,6 +41,31 @@ def wait_for(job: dict[str, Any], look: Callable[[Tx], dict[str, Any]]) -> dict[
         return job
     finally:
         _WAITING.release()
+
+
+def do_or_leave(work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+    """Do *work* in a thread; return its result, or None if it goes on without the caller.
+
+    That is after a second, or the time of ``Prefer: wait=N``. What it raises in time is raised;
+    later it is logged. Raises Unavailable (``overloaded``) while many others go on.
+    """
+    if not _AT_WORK.acquire(blocking=False):
+        raise Unavailable("Others of this kind are being worked on.", code="overloaded")
+    done: Future[dict[str, Any]] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except Exception as error:  # noqa: BLE001  whoever waits raises it
+            done.set_exception(error)
+            log.info("work_in_thread_failed", reason=repr(error))
+        finally:
+            _AT_WORK.release()
+
+    names = contextvars.copy_context()  # so that its log lines name the request
+    threading.Thread(target=lambda: names.run(run), name="left work", daemon=True).start()
+    wait([done], max(_LEAST_SECONDS, _wait_seconds()))
+    return done.result() if done.done() else None
 
 
 def _wait_seconds() -> int:

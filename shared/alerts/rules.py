@@ -147,7 +147,8 @@ def limits_text(limits: Limits) -> str:
 
 def read_clear_seconds(text: str) -> int:
     """Read for how long an alert must be below its threshold to clear. Raises ValueError."""
-    if not (text.isascii() and text.isdigit() and int(text) <= _HOUR):
+    is_short = len(text) <= len(str(_HOUR))  # of thousands of digits int() makes no number
+    if not (text.isascii() and text.isdigit() and is_short and int(text) <= _HOUR):
         raise ValueError(f"{CLEAR_SECONDS_KEY} must be a whole number, 0 to {_HOUR}")
     return int(text)
 

@@ -95,6 +95,10 @@ def replay(desk: Host | Api, payment_id: str, *, is_json: bool) -> None:
         post("payments", payment_id, "replay"),
         lambda host: work.replay(host.intake, host.actor, payment_id),
     ).facts
+    if "lookUp" in found:  # the API does not wait for a slow provider
+        words = f"The replay goes on. How it ends: arrakis payments show {payment_id}"
+        tell(found, is_json=is_json, text=words)
+        return
     asked = "" if found["isProviderAsked"] else "The provider could not be asked.\n"
     tell(found, is_json=is_json, text=asked + _describe(found))
 

@@ -15,7 +15,7 @@ from shared.errors import NotFound, Unavailable
 from shared.operations import payments as desk
 from shared.operations.audit import Actor
 from tests.front_door import balance, breaches, hold, insert_payment, mint, rows, settle, snapshot
-from tests.harness import Api, Databases, running_api, set_config, unique
+from tests.harness import Api, Databases, running_api, set_config, unique, wait_until
 from tests.ledger import Ledger
 from tests.provider_harness import API_KEY, Simulator
 from tests.till import M, Till
@@ -186,6 +186,29 @@ def test_a_missed_payment_is_credited_by_a_replay_and_only_once(admin: Desk) -> 
     assert balance(admin.api, account) == (PRICE, 0, 0)
     assert admin.audited(made["paymentId"]) == ["payment_replay"] * 2
     assert admin.audited(made["providerPaymentId"]) == ["payment_replay"]
+
+
+def test_a_replay_that_takes_longer_than_a_second_goes_on_without_the_caller(admin: Desk) -> None:
+    """Contract 5: 202 with what to look up; ``Prefer: wait=N`` waits."""
+    first, second = admin.missed(), admin.missed()
+    admin.simulator.control("faults", mode="slow", seconds=1.5)
+    try:
+        path = f"/admin/billing/payments/{first['paymentId']}"
+        left = admin.replay(first["paymentId"])
+        assert (left.status_code, left.json()["status"]) == (202, "running")
+        assert left.headers["Location"] == left.json()["lookUp"] == path
+        headers = admin.api.admin(sub=unique("admin")) | {"Prefer": "wait=10"}
+        waited = admin.api.post(
+            f"/admin/billing/payments/{second['paymentId']}/replay", None, headers=headers
+        )
+        assert (waited.status_code, waited.json()["creditedMicro"]) == (200, str(PRICE))
+    finally:
+        admin.simulator.control("faults", mode="none")
+    shown = f"payments/{first['paymentId']}"
+    wait_until(
+        "the credit", lambda: admin.api.admin_get(shown).json()["creditedMicro"] == str(PRICE)
+    )
+    assert admin.audited(first["paymentId"]) == ["payment_replay"]
 
 
 def test_a_payment_whose_number_never_reached_us_is_found_by_it(admin: Desk) -> None:

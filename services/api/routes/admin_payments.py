@@ -1,6 +1,8 @@
 """The admin API of payments: list, explain, replay, refund (contract 5)."""
 
-from flask import Response
+from urllib.parse import quote
+
+from flask import Response, g
 
 from services.api.context import (
     actor,
@@ -15,11 +17,14 @@ from services.api.schemas.answers.payments import (
     Payments,
     RefundedPayment,
     ReplayedPayment,
+    ReplayStarted,
 )
 from services.api.schemas.payments import PaymentsQuery, RefundRequest
+from services.api.waiting import do_or_leave
 from shared.openapi.operations import documented
 from shared.operations import payments
 
+_PATH = "/admin/billing/payments"
 routes = admin_blueprint("admin_payments")
 
 
@@ -49,10 +54,13 @@ def show_payment(payment_id: str) -> Response:
 
 @routes.post("/<payment_id>/replay")
 @documented(
-    {200: ReplayedPayment},
+    {200: ReplayedPayment, 202: ReplayStarted},
+    takes={"Prefer": "wait=N: wait up to N seconds, 30 at most, for the replay to be done."},
+    sends={"Location": "Where the payment can be looked at."},
     errors=(
         "config_invalid",
         "nothing_to_replay",
+        "overloaded",
         "payment_not_found",
         "payments_not_configured",
         "provider_refused",
@@ -60,8 +68,25 @@ def show_payment(payment_id: str) -> Response:
     ),
 )
 def replay(payment_id: str) -> Response:
-    """Ask the provider again, and work the payment's notices off once more."""
-    return answer(payments.replay(services().intake, actor(), payment_id))
+    """Ask the provider again, and work the payment's notices off once more.
+
+    200 with the payment, or 202 if it takes longer than a second or the time of ``Prefer: wait=N``:
+    it goes on then, and is safe to ask for again.
+    """
+    intake, admin = services().intake, actor()
+    done = do_or_leave(lambda: payments.replay(intake, admin, payment_id))
+    if done is not None:
+        return answer(done)
+    path = f"{_PATH}/{quote(payment_id, safe='')}"
+    started = {
+        "paymentId": payment_id,
+        "status": "running",
+        "lookUp": path,
+        "correlationId": g.correlation_id,
+    }
+    told = answer(started, 202)
+    told.headers["Location"] = path
+    return told
 
 
 @routes.post("/<payment_id>/refund")

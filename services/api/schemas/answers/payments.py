@@ -89,6 +89,15 @@ class ReplayedPayment(ExplainedPayment):
     is_provider_asked: bool
 
 
+class ReplayStarted(Answer):
+    """A replay that goes on. The audit log tells how it ends, by ``correlationId``."""
+
+    payment_id: str
+    status: Literal["running"]
+    look_up: str
+    correlation_id: str
+
+
 class RefundedPayment(Answer):
     """What was taken back of a payment's credits."""
 
