@@ -20,8 +20,8 @@ _LOOK_SECONDS = 1.0
 def install(app: Celery, work: Work, watchdog: Watchdog) -> None:
     """Give *app* a task for each kind of work; its workers poll too, and watch themselves."""
     for name in TaskName:
-        app.task(name=name.value)(_task(work, name))
-    app.task(name=BEAT_TASK)(work.note_beat)
+        app.task(name=name.value, shared=False)(_task(work, name))
+    app.task(name=BEAT_TASK, shared=False)(_function(work.note_beat))
     stopping = threading.Event()
 
     def begin(sender: object, **_: object) -> None:
@@ -38,8 +38,14 @@ def install(app: Celery, work: Work, watchdog: Watchdog) -> None:
 
 
 def _task(work: Work, name: TaskName) -> Callable[[], None]:
+    return _function(partial(work.run, name))
+
+
+def _function(do: Callable[[], object]) -> Callable[[], None]:
+    """Return *do* as a plain function: Celery takes no method, no partial and no lambda."""
+
     def run() -> None:
-        work.run(name)
+        do()
 
     return run
 

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from services.workers.app import install
 from services.workers.schedule import EVERY_SECONDS, EXPECTED_TICKS, beat_schedule
+from services.workers.watchdog import Watchdog
 from services.workers.work import Work
 from shared.clock import system_clock
 from shared.errors import Unavailable
-from shared.messaging import TaskName
+from shared.messaging import TaskName, make_celery
 from shared.operations import ticks
 from shared.operations.ticks import Lag, is_missing
 from tests.command import arrakis
@@ -62,6 +64,16 @@ def test_work_that_never_began_is_missing_and_so_is_beat(ledger: Ledger, work: W
     assert "maintenance.poll_payments" not in missing
     work.note_beat()
     assert not seen(ledger)["beat"].is_missing
+
+
+def test_beats_wake_up_is_noted_by_the_worker_that_takes_it(ledger: Ledger, work: Work) -> None:
+    app = make_celery("memory://")
+    install(app, work, Watchdog(work.longest_run_seconds, memory_limit_mb=10_000))
+    app.conf.task_always_eager = True
+    for task in beat_schedule():
+        app.tasks[task].apply_async()
+    assert seen(ledger).keys() == {name.value for name in TaskName} | {"beat"}
+    assert seen(ledger)["beat"].succeeded_at == START
 
 
 def test_beat_sends_its_own_heartbeat_which_no_worker_polls_for() -> None:
