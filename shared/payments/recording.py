@@ -19,7 +19,7 @@ from shared.models.payments import CryptoPayment, PaymentCredit, Purchase, Webho
 from shared.money import CoinAmount, parse_coin
 from shared.operations import dlq
 from shared.parameters import member_of
-from shared.payments.telling import tell_deposit, tell_refund
+from shared.payments.telling import is_told_of_deposits, tell_deposit, tell_refund
 
 _TEXT_MAX = 255
 _TABLE = CryptoPayment.__table__
@@ -149,8 +149,9 @@ def _save_credits(tx: Tx, payments: Sequence[Payment]) -> None:
             for payment, credit in made
         ],
     )
+    is_told = bool(made) and is_told_of_deposits(tx)
     for payment, credit in made:
-        if credit.basis != "admin":  # told of when the admin minted it
+        if is_told and credit.basis != "admin":  # that is told of when the admin minted it
             tell_deposit(
                 tx,
                 account_id=payment["account_id"],

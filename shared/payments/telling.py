@@ -4,7 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from shared.database import Tx
-from shared.notifications.outbox import EventType, emit
+from shared.notifications.outbox import EventType, emit, has_subscribers
+
+
+def is_told_of_deposits(tx: Tx) -> bool:
+    """Say whether anybody is: a batch asks once, not for each of its deposits."""
+    return has_subscribers(tx, EventType.DEPOSIT_CREDITED)
 
 
 def tell_deposit(
