@@ -123,8 +123,13 @@ def reconciled(story: Story) -> None:
     _, status = arrakis(story, "ledger", "verify")
     story.check("arrakis ledger verify: exit status", status, 0)
     told, _ = arrakis(story, "alerts")
-    firing = sorted(one["name"] for one in told["alerts"] if one["status"] == "firing")
+    firing = sorted(_alert(one) for one in told["alerts"] if one["status"] == "firing")
     story.say(f"arrakis alerts: firing: {', '.join(firing) or 'none'}")
+
+
+def _alert(one: dict[str, Any]) -> str:
+    left = one["clearsInSeconds"]
+    return one["name"] if left is None else f"{one['name']} (healed, clears in {left} s)"
 
 
 def arrakis(story: Story, *arguments: str) -> tuple[Any, int]:
