@@ -32,8 +32,8 @@ _HOLDS = (
        FROM made""",
     """INSERT INTO reservation_lots (reservation_id, lot_id, created_at)
        SELECT made.id, lots.id, at FROM made
-       JOIN (SELECT id, row_number() OVER () - 1 AS place, count(*) OVER () AS lots
-             FROM credit_lots WHERE account_id = %(account)s) AS lots ON place = n %% lots""",
+       JOIN (SELECT id, row_number() OVER () - 1 AS place
+             FROM credit_lots WHERE account_id = %(account)s) AS lots ON place = n %% %(lots)s""",
     """INSERT INTO credit_ledger (id, account_id, reservation_id, entry_seq, entry_type,
                                   amount_micro, pre_balance_micro, post_balance_micro, created_at)
        SELECT gen_random_uuid()::text, %(account)s, made.id, next_seq + 2 * n + step, kind, amount,
@@ -100,7 +100,8 @@ def _grow(book: Book, account: str, entries: int, lots: int) -> None:
             ]
             for outcome in post(tx, mints, terms.current()):
                 outcome.unwrap()
-    values = {"account": account, "holds": (entries - lots) // 2, "held": _HELD}
+    holds = (entries - lots) // 2
+    values = {"account": account, "holds": holds, "held": _HELD, "lots": lots}
     with psycopg.connect(libpq(book.url), cursor_factory=psycopg.ClientCursor) as connection:
         for statement in _HOLDS:
             connection.execute(statement, values)
