@@ -69,9 +69,8 @@ def test_work_that_never_began_is_missing_and_so_is_beat(ledger: Ledger, work: W
 def test_beats_wake_up_is_noted_by_the_worker_that_takes_it(ledger: Ledger, work: Work) -> None:
     app = make_celery("memory://")
     install(app, work, Watchdog(work.longest_run_seconds, memory_limit_mb=10_000))
-    app.conf.task_always_eager = True
     for task in beat_schedule():
-        app.tasks[task].apply_async()
+        app.tasks[task].apply()
     assert seen(ledger).keys() == {name.value for name in TaskName} | {"beat"}
     assert seen(ledger)["beat"].succeeded_at == START
 
