@@ -162,6 +162,11 @@ class Api:
         if answer.ok and isinstance(body, dict):
             return Answer(body, is_replay=answer.headers.get("Idempotent-Replay") == "true")
         if not isinstance(body, dict) or "code" not in body:
+            if answer.status_code >= 500:  # noqa: PLR2004  a proxy's page, or a server that fails
+                raise Unavailable(
+                    f"The API at {self._url} fails (status {answer.status_code}). Try again later.",
+                    code="api_unavailable",
+                )
             raise Invalid(
                 f"What answers at {self._url} is not the admin API (status {answer.status_code}).",
                 code="not_an_api",

@@ -238,6 +238,9 @@ def test_what_is_no_admin_api_is_told(scripted: Any) -> None:
     ):
         server.script.append(other)
         assert refused(desk, get("mode")).code == "not_an_api"
+    server.script.append((500, {}, "<html>"))
+    failed = refused(desk, get("mode"))
+    assert (type(failed), failed.code) == (Unavailable, "api_unavailable")
     for wrong in ("ftp://x", "billing", "http://"):
         assert run("--api", wrong, "mode", "show").exit_code == 2
 
