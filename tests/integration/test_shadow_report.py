@@ -80,6 +80,12 @@ class TestInShadow:
             "errorRate": "0.0000",
             "accounts": [told["accounts"][0]],
             "nextCursor": None,
+            "shown": {
+                "accounts": 1,
+                "accountsRefused": 0,
+                "wouldRefuse": 0,
+                "largestShortfallMicro": "0",
+            },
         }
         assert told["accounts"][0]["wouldRefuse"] == 0
         later = client.admin_get(f"shadow-summary?accountId={account}&since=2999-01-01T00:00:00Z")
