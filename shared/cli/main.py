@@ -175,6 +175,7 @@ arrakis.add_command(webhooks.webhook)
 arrakis.add_command(cache.cache)
 arrakis.add_command(reconcile.reconcile)
 arrakis.add_command(backup.backup)
+arrakis.add_command(backup.restore)
 arrakis.add_command(doctor.doctor)
 arrakis.add_command(status.status)
 

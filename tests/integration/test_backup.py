@@ -18,6 +18,7 @@ from shared.database import Database
 from shared.errors import Invalid
 from shared.ledger.integrity import verify
 from shared.operations import backup as backups
+from shared.operations import postgres_programs
 from tests.command import arrakis, told
 from tests.harness import ROOT, unique, wait_until
 from tests.ledger import Ledger
@@ -71,9 +72,8 @@ def restored(ledger: Ledger, copy: Path) -> str:
         connection.execute(text(f"CREATE DATABASE {name}"))
     engine.dispose()
     url = ledger.database.engine.url.set(database=name)
-    subprocess.run(
-        [backups._program("pg_restore"), f"--dbname={backups._libpq(url)}", str(copy)], check=True
-    )
+    program = postgres_programs.program("pg_restore")
+    subprocess.run([program, f"--dbname={postgres_programs.libpq(url)}", str(copy)], check=True)
     return url.render_as_string(hide_password=False)
 
 
