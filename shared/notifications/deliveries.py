@@ -10,13 +10,27 @@ from shared.database import Message, Tx
 from shared.errors import Conflict, NotFound
 from shared.messaging import TaskName
 from shared.models.notifications import Delivery, Endpoint, Event
+from shared.notifications import endpoints
 from shared.operations.audit import Actor, record
+
+_LAST_DELIVERIES = 10
+
+
+def show_endpoint(tx: Tx, endpoint_id: str) -> dict[str, Any]:
+    """Return an endpoint with its last deliveries. Raises NotFound (``webhook_not_found``)."""
+    found = endpoints.show(tx, endpoint_id)
+    last = list_deliveries(tx, endpoint_id, limit=_LAST_DELIVERIES)
+    return {**found, "lastDeliveries": last["deliveries"]}
 
 
 def list_deliveries(
     tx: Tx, endpoint_id: str, *, limit: int, after: str | None = None
 ) -> dict[str, Any]:
-    """Return an endpoint's deliveries, newest first, and the next cursor."""
+    """Return an endpoint's deliveries, newest first, and the next cursor.
+
+    Raises NotFound (``webhook_not_found``) if there is none, or it is removed.
+    """
+    endpoints.show(tx, endpoint_id)
     statement = _ALL.where(Delivery.endpoint_id == endpoint_id).order_by(Delivery.id.desc())
     if after is not None:
         statement = statement.where(Delivery.id < after)

@@ -130,11 +130,11 @@ def test_operators_decide_by_command_and_borrow_no_name(ledger: Ledger) -> None:
     assert (code, made["status"]) == (0, "pending")
     proposal = made["proposalId"]
     borrowed = {"USER": "bob", "LOGNAME": "bob", "USERNAME": "bob"}
-    code, _, complaint = arrakis("mint-proposals", "approve", proposal, **borrowed, **at)
+    code, _, complaint = arrakis("mint-proposals", "approve", proposal, "--yes", **borrowed, **at)
     assert (code, "four_eyes_violation" in complaint) == (1, True)
     assert ledger.balance(account) == (0, 0, 0)
     ledger.sql("UPDATE mint_proposals SET proposed_by = 'somebody else'")
-    code, output, _ = arrakis("mint-proposals", "approve", proposal, **at)
+    code, output, _ = arrakis("mint-proposals", "approve", proposal, "--yes", **at)
     assert code == 0
     assert f"was approved by {made['proposedBy']}: lot {proposal}." in output
     assert ledger.balance(account) == (int(LARGE), 0, 0)

@@ -31,7 +31,6 @@ _ERRORS = (
 )
 _UNKNOWN = "webhook_not_found"
 routes = admin_blueprint("webhooks_out")
-_LAST_DELIVERIES = 10
 
 
 @routes.post("")
@@ -59,9 +58,7 @@ def list_endpoints() -> Response:
 def show(endpoint_id: str) -> Response:
     """Show an endpoint with its last deliveries."""
     with services().database.reading() as tx:
-        found = endpoints.show(tx, endpoint_id)
-        last = deliveries.list_deliveries(tx, endpoint_id, limit=_LAST_DELIVERIES)
-    return answer({**found, "lastDeliveries": last["deliveries"]})
+        return answer(deliveries.show_endpoint(tx, endpoint_id))
 
 
 @routes.patch("/<endpoint_id>")
@@ -105,7 +102,6 @@ def list_deliveries(endpoint_id: str) -> Response:
     """List an endpoint's deliveries, newest first."""
     query = parse_query(PageQuery)
     with services().database.reading() as tx:
-        endpoints.show(tx, endpoint_id)
         return answer(
             deliveries.list_deliveries(tx, endpoint_id, limit=query.limit, after=query.cursor)
         )
