@@ -6,18 +6,20 @@ from typing import Any
 import click
 
 from shared.alerts import views
-from shared.cli.acting import operator, with_reason
-from shared.cli.desk import HOST_ONLY, Host, on_host, open_database
-from shared.cli.output import as_json, tell
-from shared.config import OperatorSettings
+from shared.cli.acting import with_reason
+from shared.cli.api import Api
+from shared.cli.desk import Host, get, post, with_desk
+from shared.cli.options import limited, paged
+from shared.cli.output import as_json, more, tell
 
 _BAD_NEWS = 1
 
 
 @click.group(invoke_without_command=True)
 @as_json
+@with_desk
 @click.pass_context
-def alerts(context: click.Context, *, is_json: bool) -> None:
+def alerts(context: click.Context, desk: Host | Api, *, is_json: bool) -> None:
     """Show every alert with its figure; exit 1 while one fires.
 
     \b
@@ -27,11 +29,7 @@ def alerts(context: click.Context, *, is_json: bool) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    settings: OperatorSettings | None = context.obj
-    if settings is None:
-        raise click.UsageError(HOST_ONLY.format("arrakis alerts"))
-    with Host(settings).database.reading() as tx:
-        found = views.show_alerts(tx)
+    found = desk.read(get("alerts"), views.show_alerts)
     lines = [_line(one) for one in found["alerts"]]
     lines.append(f"{found['firing']} firing." if found["firing"] else "No alert fires.")
     tell(found, is_json=is_json, text="\n".join(lines))
@@ -40,23 +38,27 @@ def alerts(context: click.Context, *, is_json: bool) -> None:
 
 
 @alerts.command()
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
+@limited
+@paged
 @as_json
-@on_host
-def history(settings: OperatorSettings, limit: int, *, is_json: bool) -> None:
+@with_desk
+def history(desk: Host | Api, limit: int, cursor: str | None, *, is_json: bool) -> None:
     """List what fired, cleared and was acknowledged, newest first.
 
     \b
     Example:
         arrakis alerts history --limit 20
     """
-    with open_database(settings).reading() as tx:
-        found = views.list_history(tx, limit=limit)
+    found = desk.read(
+        get("alerts", "history", query={"limit": limit, "cursor": cursor}),
+        lambda tx: views.list_history(tx, limit=limit, before=cursor),
+    )
     lines = [
         f"{one['createdAt']}  {one['action']:18} {one['targetId']}  by {one['actorId']}"
         for one in found["history"]
     ]
-    tell(found, is_json=is_json, text="\n".join(lines or ["No alert has ever fired."]))
+    text = "\n".join([*lines, *more(found)]) if lines else "No alert has ever fired."
+    tell(found, is_json=is_json, text=text)
 
 
 @alerts.command()
@@ -64,18 +66,20 @@ def history(settings: OperatorSettings, limit: int, *, is_json: bool) -> None:
 @click.option("--subject", default="", help="Of which campaign, tick, queue or provider.")
 @with_reason
 @as_json
-@on_host
-def acknowledge(
-    settings: OperatorSettings, name: str, subject: str, reason: str, *, is_json: bool
-) -> None:
+@with_desk
+def acknowledge(desk: Host | Api, name: str, subject: str, reason: str, *, is_json: bool) -> None:
     """Note that you have seen the alert NAME; it fires on until its cause is gone.
 
     \b
     Example:
         arrakis alerts acknowledge dlq_depth --reason "the provider is down, ticket 7"
     """
-    database = open_database(settings)
-    found = views.acknowledge(database, operator(), name, subject=subject, reason=reason)
+    found = desk.work(
+        post("alerts", name, "acknowledge", body={"subject": subject, "reason": reason}),
+        lambda host: views.acknowledge(
+            host.database, host.actor, name, subject=subject, reason=reason
+        ),
+    ).facts
     tell(found, is_json=is_json, text=f"{name} is acknowledged by {found['acknowledgedBy']}.")
 
 

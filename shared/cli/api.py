@@ -31,7 +31,7 @@ _CONNECT_SECONDS, _ANSWER_SECONDS = 5, 60
 _TRIES = 3
 # How long one waits when told to: limits end within a minute, an outage may not.
 _WAIT_MAX_SECONDS = {429: 61, 502: 5, 503: 5, 504: 5}
-_TOO_MANY, _TEMPORARY = 429, (429, 502, 503, 504)
+_TOO_MANY, _FAILED, _TEMPORARY = 429, 500, (429, 502, 503, 504)
 _THIS_HOST = ("127.0.0.1", "::1", "localhost")
 _OF_MONEY = ("budget_exceeded", "cap_exceeded")
 _KINDS: dict[int, type[ArrakisError]] = {
@@ -89,7 +89,7 @@ class Api:
                 continue
             wait = self._wait_seconds(call, answer)
             if is_last or wait is None:
-                return self._read(answer)
+                return self._read(call, answer)
             self._sleep(wait)
         raise AssertionError("the last try returns or raises")
 
@@ -98,6 +98,8 @@ class Api:
             raise NotFound("There is nothing of this name.", code="not_found")
         path = "/".join(quote(part, safe="") for part in call.path)
         headers = {} if call.method == "GET" else {"Idempotency-Key": key}
+        if call.wait_seconds:
+            headers["Prefer"] = f"wait={call.wait_seconds}"
         content: dict[str, Any] = {}
         if isinstance(call.body, bytes):
             headers["Content-Type"], content["data"] = "text/csv", call.body
@@ -133,11 +135,7 @@ class Api:
                 code="api_unavailable",
             ) from error
         if not call.is_repeatable:
-            raise Unavailable(
-                "The API did not answer, so nobody knows whether it was done: look before you "
-                "send it again.",
-                code="outcome_unknown",
-            ) from error
+            raise _outcome_unknown(_cause(error)) from error
         if is_last:
             raise Unavailable(
                 f"The API at {self._url} does not answer ({_cause(error)}).",
@@ -154,15 +152,17 @@ class Api:
         wait = int(told) if told.isascii() and told.isdigit() else 1
         return wait if wait <= _WAIT_MAX_SECONDS[status] else None
 
-    def _read(self, answer: requests.Response) -> Answer:
+    def _read(self, call: Call, answer: requests.Response) -> Answer:
         try:
             body = answer.json()
         except ValueError:
             body = None
         if answer.ok and isinstance(body, dict):
             return Answer(body, is_replay=answer.headers.get("Idempotent-Replay") == "true")
+        if answer.status_code >= _FAILED and not call.is_repeatable:
+            raise _outcome_unknown(f"status {answer.status_code}")
         if not isinstance(body, dict) or "code" not in body:
-            if answer.status_code >= 500:  # noqa: PLR2004  a proxy's page, or a server that fails
+            if answer.status_code >= _FAILED:  # a proxy's page, or a server that fails
                 raise Unavailable(
                     f"The API at {self._url} fails (status {answer.status_code}). Try again later.",
                     code="api_unavailable",
@@ -182,9 +182,18 @@ def _refusal(status: int, body: dict[str, Any]) -> ArrakisError:
     if status == 401:  # noqa: PLR2004  it says no more, on purpose
         message = "The API refuses the token; `arrakis token admin` makes one for an hour."
     kind = Refused if code in _OF_MONEY else _KINDS.get(status, Invalid)
-    if status == _TOO_MANY or status >= 500:  # noqa: PLR2004  the server's own
+    if status == _TOO_MANY or status >= _FAILED:  # the server's own
         kind = Unavailable
     return kind(message, code=code, details=facts)
+
+
+def _outcome_unknown(cause: str) -> Unavailable:
+    """Return what is said of a request that may have been done, and must not be done twice."""
+    return Unavailable(
+        f"The API did not tell whether it was done ({cause}), so nobody knows: look before you "
+        "send it again.",
+        code="outcome_unknown",
+    )
 
 
 def _is_unsent(error: requests.RequestException) -> bool:

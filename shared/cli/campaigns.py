@@ -16,10 +16,9 @@ from shared.campaigns.lists import LIST_MAX, GrantList
 from shared.campaigns.states import Action
 from shared.cli.acting import confirm, confirmed, with_reason
 from shared.cli.api import Api
-from shared.cli.desk import Call, Facts, Host, get, on_host, post, with_desk
+from shared.cli.desk import Call, Facts, Host, get, post, with_desk
 from shared.cli.options import MOMENT, limited, paged, wire_time
 from shared.cli.output import as_json, fields, more, progress, table, tell
-from shared.config import OperatorSettings
 from shared.money import format_usd, parse_amount
 
 _BAD_NEWS = 1
@@ -272,26 +271,46 @@ def batches(desk: Host | Api, campaign_id: str, batch_id: str | None, *, is_json
 
 @campaign.command()
 @click.argument("grant_id")
+@click.option("--campaign", "campaign_id", help="Whose grant it is; needed over an API only.")
 @with_reason
+@confirmed
 @as_json
-@on_host
-def revoke(settings: OperatorSettings, grant_id: str, reason: str, *, is_json: bool) -> None:
+@with_desk
+def revoke(
+    desk: Host | Api,
+    grant_id: str,
+    campaign_id: str | None,
+    reason: str,
+    *,
+    is_sure: bool,
+    is_json: bool,
+) -> None:
     """Take back what is unspent of GRANT_ID; safe to repeat.
 
     \b
-    Example:
-        arrakis campaign revoke GRANT_ID --reason "granted to the wrong wallet"
+    Examples:
+        arrakis campaign revoke GRANT --reason "granted to the wrong wallet" --yes
+        arrakis campaign revoke GRANT --campaign CAMPAIGN --reason "wrong wallet" --yes
     """
-    host = Host(settings)
-    with host.database.reading() as tx:
-        campaign_id = revoking.campaign_of(tx, grant_id)
-    outcome = revoking.revoke(
-        host.database, host.terms, host.actor, campaign_id, grant_id, reason=reason
-    )
-    found = outcome.unwrap()
+    if campaign_id is None:
+        campaign_id = _campaign_of(desk, grant_id)
+    confirm(f"Take back what is unspent of {grant_id}?", is_sure=is_sure)
+    found = desk.work(
+        post("campaigns", campaign_id, "grants", grant_id, "revoke", body={"reason": reason}),
+        lambda host: revoking.revoke(
+            host.database, host.terms, host.actor, campaign_id, grant_id, reason=reason
+        ),
+    ).facts
     taken, kept = (format_usd(int(found[name])) for name in ("revokedMicro", "keptMicro"))
     words = f"{grant_id} is revoked: {taken} came back, {kept} stay spent."
     tell(found, is_json=is_json, text=words)
+
+
+def _campaign_of(desk: Host | Api, grant_id: str) -> str:
+    if isinstance(desk, Api):  # it knows a grant by its campaign only
+        raise click.UsageError("Over an API name the grant's --campaign.")
+    with desk.database.reading() as tx:
+        return revoking.campaign_of(tx, grant_id)
 
 
 def _show(desk: Host | Api, campaign_id: str) -> Facts:

@@ -36,6 +36,7 @@ class Call:
 
     *is_repeatable*: sending it twice does no more than sending it once, so it is sent again when
     its outcome is unknown. *key* is the caller's Idempotency-Key; without one it is a new one.
+    *wait_seconds*: how long the API may wait for a job to be done before it answers.
     """
 
     method: str
@@ -44,6 +45,7 @@ class Call:
     body: Mapping[str, Any] | bytes | None = None
     key: str | None = None
     is_repeatable: bool = True
+    wait_seconds: int = 0
 
 
 @dataclass(frozen=True)

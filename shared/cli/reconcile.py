@@ -2,20 +2,21 @@
 
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 import click
 
-from shared.cli.acting import operator
-from shared.cli.desk import Host, on_host
-from shared.cli.output import as_json, tell
-from shared.config import OperatorSettings
+from shared.cli.api import Api
+from shared.cli.desk import Facts, Host, get, post, with_desk
+from shared.cli.output import as_json, progress, tell
 from shared.reconciliation import runs, views
-from shared.reconciliation.desk import Desk
 from shared.wiring import make_desk
 
 _BAD_NEWS, _AWAY = 1, 3
 _LOOK_SECONDS = 0.2
+_WAIT_SECONDS = 2  # small books are compared in this time, so nothing has to be asked again
+_ASK_SECONDS = 3  # the API answers an admin thirty times in a minute
 _MARKS = {True: "ok", False: "FAILED", None: "not checked"}
 
 
@@ -35,14 +36,13 @@ def reconcile() -> None:
     help="Payments that changed since then are compared with the provider.",
 )
 @as_json
-@on_host
-def run(
-    settings: OperatorSettings, *, is_cache: bool, provider: bool, days: int, is_json: bool
-) -> None:
-    """Compare now, here; exit 1 if anything is wrong, 3 if a dependency was away.
+@with_desk
+def run(desk: Host | Api, *, is_cache: bool, provider: bool, days: int, is_json: bool) -> None:
+    """Compare now; exit 1 if anything is wrong, 3 if a dependency was away.
 
     Wrong cached balances are corrected, and lots that an operator emptied by hand are booked;
     everything else is only told, with what mends it. If a run is open, that one is finished.
+    On the host the command compares, beside the workers; over an API the workers do.
 
     \b
     Examples:
@@ -51,40 +51,52 @@ def run(
         arrakis reconcile run --cache
     """
     kind = "cache" if is_cache else "daily"
-    database = Host(settings).database
-    asked = runs.request(database, operator(), kind, asks_provider=provider, days=days)
-    job = _work(make_desk(settings, database), asked.unwrap(), is_quiet=is_json)
+    call = post(
+        "reconciliation", "run", body={"kind": kind, "provider": provider, "providerDays": days}
+    )
+    asked = desk.work(
+        replace(call, wait_seconds=_WAIT_SECONDS),
+        lambda host: runs.request(
+            host.database, host.actor, kind, asks_provider=provider, days=days
+        ),
+    )
+    job = _wait(desk, asked.facts)
     _tell(job["result"], job, is_json=is_json)
 
 
 @reconcile.command()
 @click.argument("run_id", required=False)
 @as_json
-@on_host
-def show(settings: OperatorSettings, run_id: str | None, *, is_json: bool) -> None:
+@with_desk
+def show(desk: Host | Api, run_id: str | None, *, is_json: bool) -> None:
     """Show what the last daily run found, or RUN_ID; exit 1 if something is wrong.
 
     \b
     Example:
         arrakis reconcile show
     """
-    with Host(settings).database.reading() as tx:
-        facts = views.show_run(tx, run_id) if run_id else views.last_result(tx)
+    if run_id is None:
+        facts = desk.read(get("reconciliation"), views.last_result)
+    else:
+        facts = _show(desk, run_id)
     _tell(facts["result"], facts, is_json=is_json)
 
 
-def _work(desk: Desk, job: dict[str, Any], *, is_quiet: bool) -> dict[str, Any]:
-    """Work a run off here, beside the workers, and tell of each check as it ends."""
-    told = 0
-    while job["doneAt"] is None:
-        if not runs.work_off(desk, only=job["runId"]):
-            time.sleep(_LOOK_SECONDS)  # a worker has it
-        with desk.database.reading() as tx:
-            job = views.show_run(tx, job["runId"])
-        checks = job["result"].get("checks", [])
-        for check in checks[told:] if not is_quiet else ():
-            click.echo(f"{check['name']:24} {_MARKS[check['passed']]}", err=True)
-        told = len(checks)
+def _show(desk: Host | Api, run_id: str) -> Facts:
+    return desk.read(get("reconciliation", "runs", run_id), lambda tx: views.show_run(tx, run_id))
+
+
+def _wait(desk: Host | Api, job: Facts) -> Facts:
+    """Wait until a run is done; on the host, work it off beside the workers."""
+    checker = make_desk(desk.settings, desk.database) if isinstance(desk, Host) else None
+    with progress("Comparing") as so_far:
+        while job["doneAt"] is None:
+            so_far(job["checksDone"], len(runs.CHECKS[job["kind"]]))
+            if checker is None:
+                time.sleep(_ASK_SECONDS)
+            elif not runs.work_off(checker, only=job["runId"]):
+                time.sleep(_LOOK_SECONDS)  # a worker has it
+            job = _show(desk, job["runId"])
     return job
 
 

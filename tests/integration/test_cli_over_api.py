@@ -1,7 +1,8 @@
 """arrakis over the API of a running service: the facts, words and exit codes of the host."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -11,12 +12,22 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from shared.alerts.evaluating import evaluate
+from shared.campaigns.lists import Wish
+from shared.cli import reconcile
 from shared.cli.api import Api as Remote
 from shared.cli.desk import Call, get, post
 from shared.cli.main import arrakis
+from shared.clock import system_clock
 from shared.errors import ArrakisError, Conflict, Forbidden, Invalid, NotFound, Unavailable
+from shared.reconciliation import runs
+from tests.alerts import a_letter_waits_for_a_person
+from tests.campaigns import Campaigns
 from tests.command import NO_REDIS
-from tests.harness import Api, unique
+from tests.harness import Api, unique, wait_until
+from tests.ledger import Ledger
+from tests.reconciliation import Reconciling
+from tests.till import Till
 
 
 @dataclass
@@ -113,6 +124,100 @@ def test_a_campaign_is_drafted_looked_at_and_granted(desks: Desks, tmp_path: Pat
         run("campaign", "batches", campaign, "--json") for run in (desks.on_host, desks.over_api)
     ]
     assert facts(batches[0]) == facts(batches[1])
+
+
+@pytest.fixture
+def own(ledger: Ledger, api_of: Callable[[str], Api]) -> Desks:
+    """The desks of a ledger that nobody else uses."""
+    ledger.clock.now = system_clock()
+    return Desks(api_of(ledger.url), ledger.url)
+
+
+def told_alike(desks: Desks, *words: str) -> tuple[int, str]:
+    """Return the exit code and the text that both desks give."""
+    by_host, by_api = desks.on_host(*words), desks.over_api(*words)
+    assert (by_api.exit_code, by_api.stdout) == (by_host.exit_code, by_host.stdout), words
+    return by_host.exit_code, by_host.stdout
+
+
+def test_alerts_are_shown_and_acknowledged(ledger: Ledger, own: Desks) -> None:
+    assert told_alike(own, "alerts", "history") == (0, "No alert has ever fired.\n")
+    a_letter_waits_for_a_person(ledger)
+    evaluate(ledger.database)
+    seen = ("alerts", "acknowledge", "dlq_manual_review", "--reason", "ticket 7")
+    for desk, who in ((own.on_host, None), (own.over_api, unique("bea"))):
+        done = desk(*seen, **({"sub": who} if who else {}))
+        assert (done.exit_code, who is None or who in done.stdout) == (0, True)
+    code, text = told_alike(own, "alerts")
+    assert (code, f"[seen by {who}]" in text, "1 firing." in text) == (1, True, True)
+    code, page = told_alike(own, "alerts", "history", "--limit", "2")
+    cursor = page.split()[-1]
+    assert (code, page.count("alert_acknowledge")) == (0, 2)
+    assert "alert_fired" in told_alike(own, "alerts", "history", "--cursor", cursor)[1]
+    for desk in (own.on_host, own.over_api):
+        refused = desk("alerts", "acknowledge", "dlq_depth", "--reason", "x").exception
+        assert isinstance(refused, NotFound)
+        assert refused.code == "alert_not_firing"
+
+
+def work_a_run_off(ledger: Ledger, redis_url: str) -> None:
+    """Do what the workers do with the next run that is asked for, by the API's clock."""
+    worker = Reconciling(ledger, redis_url)
+
+    def work() -> int:
+        ledger.clock.now = system_clock()
+        return runs.work_off(worker.desk)
+
+    wait_until("a run is asked for", work)
+    while work():
+        pass
+    worker.database.dispose()
+
+
+def test_a_reconciliation_is_waited_for(
+    ledger: Ledger, own: Desks, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The workers do it; the exit tells the same as that of a run on the host."""
+    empty = '{"lastReconciliationAt": null, "result": {}}\n'
+    assert told_alike(own, "reconcile", "show", "--json") == (0, empty)
+    monkeypatch.setattr(reconcile, "_ASK_SECONDS", 0.1)
+    for redis, wait_seconds, code in ((redis_url, 2, 0), (NO_REDIS, 0, 3)):
+        monkeypatch.setattr(reconcile, "_WAIT_SECONDS", wait_seconds)
+        with ThreadPoolExecutor(1) as pool:
+            working = pool.submit(work_a_run_off, ledger, redis)
+            done = own.over_api("reconcile", "run", "--no-provider", "--json")
+            working.result()
+        run_id, shown = facts(done)["runId"], facts(done)
+        assert (done.exit_code, shown["status"], shown["kind"]) == (code, "completed", "daily")
+        assert told_alike(own, "reconcile", "show", run_id)[0] == code
+    Till(ledger).payment(status="finished")
+    assert own.on_host("reconcile", "run", "--no-provider").exit_code == 1
+    code, text = told_alike(own, "reconcile", "show")
+    assert (code, "arrakis payments replay cp_" in text) == (1, True)
+    for desk in (own.on_host, own.over_api):
+        assert isinstance(desk("reconcile", "show", "none").exception, NotFound)
+
+
+def test_a_grant_is_revoked(ledger: Ledger, own: Desks) -> None:
+    campaigns = Campaigns(ledger)
+    campaign, [wallet] = campaigns.active(), campaigns.wallets(1)
+    [made] = campaigns.granted(campaign, Wish(wallet, 2_000_000))["grants"]
+    order = ("campaign", "revoke", made["grantId"], "--reason", "wrong wallet")
+    where = ("--campaign", campaign)
+    unsure = own.over_api(*order, *where)
+    assert (unsure.exit_code, "add --yes" in unsure.output) == (2, True)
+    nowhere = own.over_api(*order, "--yes")
+    assert (nowhere.exit_code, "--campaign" in nowhere.output) == (2, True)
+    words = f"{made['grantId']} is revoked: $2.00 came back, $0.00 stay spent.\n"
+    assert own.over_api(*order, *where, "--yes").stdout == words
+    for more in (where, (*where, "--json")):
+        assert told_alike(own, *order, *more, "--yes")[0] == 0
+    assert own.on_host(*order, "--yes").stdout == words  # which finds the campaign
+    for desk in (own.on_host, own.over_api):
+        refused = desk("campaign", "revoke", "none", "--reason", "x", "--yes", *where).exception
+        assert isinstance(refused, NotFound)
+        assert refused.code == "grant_not_found"
+    assert campaigns.audited(campaign).count("grant_revoke") == 1
 
 
 def test_refusals_are_the_same_on_both_desks(desks: Desks) -> None:
@@ -223,9 +328,15 @@ def test_an_unknown_outcome_is_repeated_only_where_that_does_no_more(scripted: A
     server.script += [(0, {}, "")]
     once = Call("POST", ("campaigns",), body={}, is_repeatable=False)
     assert refused(desk, once).code == "outcome_unknown"
-    server.script += [(503, {}, '{"code":"database_unavailable","message":"Away."}')]
-    assert refused(desk, once).code == "database_unavailable"
+    ours = '{"code":"database_unavailable","message":"Away."}'
+    for failure in ((503, {}, ours), (500, {}, ours), (502, {}, "<html>"), (500, {}, "")):
+        server.script.append(failure)
+        unknown = refused(desk, once)
+        assert (type(unknown), unknown.code) == (Unavailable, "outcome_unknown")
+        assert f"status {failure[0]}" in unknown.message
     assert server.script == []
+    server.script += [(503, {}, ours)] * 3
+    assert refused(desk, post("mode")).code == "database_unavailable"
 
 
 def test_what_is_no_admin_api_is_told(scripted: Any) -> None:

@@ -7,12 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
-from structlog.testing import capture_logs
 
 from services.workers.schedule import EVERY_SECONDS
-from shared.cli.reconcile import reconcile
-from shared.config import OperatorSettings
 from shared.database import Database
 from shared.errors import Unavailable
 from shared.jobs import LEASE_SECONDS, claim
@@ -23,6 +19,7 @@ from shared.operations.audit import Actor
 from shared.reconciliation import runs, views
 from shared.reconciliation.desk import Check
 from tests.campaigns import Campaigns, Wish
+from tests.command import arrakis, told
 from tests.ledger import Ledger
 from tests.reconciliation import NO_REDIS, Reconciling, verdicts
 from tests.till import M, Till, work_of
@@ -243,10 +240,8 @@ def test_old_runs_are_forgotten_and_open_ones_never(desk: Reconciling) -> None:
 
 def command(desk: Reconciling, *words: str, redis_url: str | None = None) -> tuple[int, Any]:
     """Run the command in this process; return its exit code and what it told."""
-    at = OperatorSettings(database_url=desk.ledger.url, redis_url=redis_url or desk.redis_url)
-    with capture_logs():
-        done = CliRunner().invoke(reconcile, [*words, "--json"], obj=at)
-    return done.exit_code, json.loads(done.stdout)
+    at = {"DATABASE_URL": desk.ledger.url, "REDIS_URL": redis_url or desk.redis_url}
+    return told("reconcile", *words, **at)
 
 
 def test_the_command_runs_it_here_and_its_exit_tells(desk: Reconciling) -> None:
@@ -264,8 +259,7 @@ def test_the_command_runs_it_here_and_its_exit_tells(desk: Reconciling) -> None:
     code, last = command(desk, "show")
     assert (code, last["result"]) == (1, shown["result"])
     assert command(desk, "show", shown["runId"]) == (1, shown)
-    at = OperatorSettings(database_url=ledger.url, redis_url=desk.redis_url)
-    for_people = CliRunner().invoke(reconcile, ["show"], obj=at).stdout
+    _, for_people, _ = arrakis("reconcile", "show", DATABASE_URL=ledger.url)
     assert f"arrakis payments replay {payment.id}" in for_people
     assert for_people.endswith("Something is wrong. Not checked: provider_three_way.\n")
     assert command(desk, "run", "--cache")[0] == 0

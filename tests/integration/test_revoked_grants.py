@@ -194,11 +194,12 @@ def test_the_books_close_whatever_was_spent_before_or_after(
 def test_the_command_and_the_api_revoke(ledger: Ledger, redis_url: str, api_of: Any) -> None:
     campaigns, at = Campaigns(ledger), {"DATABASE_URL": ledger.url, "REDIS_URL": redis_url}
     campaign, wallet, grant = granted(campaigns)
-    assert arrakis("campaign", "revoke", grant, **at)[0] == 2
-    assert arrakis("campaign", "revoke", "none", "--reason", "x", **at)[0] == 1
-    done = arrakis("campaign", "revoke", grant, "--reason", "wrong wallet", **at)
+    order = ("campaign", "revoke", grant, "--yes")
+    assert arrakis(*order, **at)[0] == 2
+    assert arrakis("campaign", "revoke", "none", "--reason", "x", "--yes", **at)[0] == 1
+    done = arrakis(*order, "--reason", "wrong wallet", **at)
     assert done == (0, f"{grant} is revoked: $2.00 came back, $0.00 stay spent.\n", "")
-    assert told("campaign", "revoke", grant, "--reason", "again", **at)[1]["status"] == "revoked"
+    assert told(*order, "--reason", "again", **at)[1]["status"] == "revoked"
     [(details,)] = ledger.rows("SELECT details FROM admin_audit_log WHERE action = 'grant_revoke'")
     assert json.loads(details)["reason"] == "wrong wallet"
     campaign, wallet, grant = granted(campaigns)
