@@ -31,11 +31,17 @@ class Claim:
 
 
 def claim(
-    database: Database, model: Any, *, limit: int, only: Sequence[str] | None = None
+    database: Database,
+    model: Any,
+    *,
+    limit: int,
+    only: Sequence[str] | None = None,
+    lease_seconds: int = LEASE_SECONDS,
 ) -> Claim:
     """Take up to *limit* due rows of *model*, oldest first, that nobody else holds.
 
-    With *only*, those of them whose ids it lists.
+    With *only*, those of them whose ids it lists. If this process dies, another one takes them
+    after *lease_seconds*.
     """
     token = secrets.token_hex(8)
     with database.transaction() as tx:
@@ -57,7 +63,7 @@ def claim(
             .values(
                 attempts=model.attempts + 1,
                 lease_token=token,
-                lease_until=add_seconds(tx.now, LEASE_SECONDS),
+                lease_until=add_seconds(tx.now, lease_seconds),
             )
             .returning(model.id)
         )

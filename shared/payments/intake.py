@@ -32,6 +32,8 @@ from shared.payments.states import MONEY_STATUSES
 log = structlog.get_logger()
 BATCH = 100
 ASKING_BATCH = 8  # each may take a call, and all must be done within the lease
+# What a killed worker held is worked off by another one after its lease.
+LEASE, ASKING_LEASE = 20, jobs.LEASE_SECONDS
 _ATTEMPTS_MAX = 8
 _CONFIRMATIONS_MAX = 12
 _ALONE_LOCK_TIMEOUT_MS = 250  # the batch has waited already; now a locked account costs little
@@ -50,8 +52,8 @@ class Intake:
 def drain(intake: Intake, *, only: Sequence[str] | None = None) -> int:
     """Work off one batch of due notices, of *only* those if given; return how many were taken."""
     database = intake.database
-    limit = ASKING_BATCH if intake.is_verifying else BATCH
-    held = jobs.claim(database, WebhookEvent, limit=limit, only=only)
+    limit, lease = (ASKING_BATCH, ASKING_LEASE) if intake.is_verifying else (BATCH, LEASE)
+    held = jobs.claim(database, WebhookEvent, limit=limit, only=only, lease_seconds=lease)
     if not held.ids:
         return 0
     taken = len(held.ids)
