@@ -1,12 +1,10 @@
 """The application factory of the API: collaborators in, a Flask app out."""
 
-import time
-
 import structlog
-from flask import Flask, Response, g, request
+from flask import Flask, Response
 from prometheus_client import CONTENT_TYPE_LATEST, Metric
 
-from services.api import correlation, errors
+from services.api import errors
 from services.api.auth import Revocations, policies
 from services.api.context import Services, services
 from services.api.documents import Documents
@@ -28,20 +26,18 @@ from services.api.routes import (
     topup,
     webhooks_out,
 )
-from shared import tracing
 from shared.balance_cache import BalanceCache
 from shared.config import ApiSettings
 from shared.database import Database
 from shared.errors import Unavailable
-from shared.ids import new_id
 from shared.ledger.executor import Executor
 from shared.ledger.terms import TermsCache
-from shared.observability import REQUEST_SECONDS, REQUESTS, exposition
+from shared.observability import exposition
 from shared.openapi import receiver
 from shared.openapi.operations import described_by
 from shared.operations import gauges
 from shared.wiring import make_cashier, make_intake
-from shared.wsgi import TrustedProxies, protect
+from shared.wsgi import TrustedProxies, observe
 
 log = structlog.get_logger()
 
@@ -64,9 +60,7 @@ def create_app(settings: ApiSettings, database: Database, balances: BalanceCache
         cashier=make_cashier(settings, database, terms),
         balances=balances,
     )
-    app.before_request(_begin)
-    app.after_request(_end)
-    app.teardown_request(_forget)
+    observe(app, "api", database.clock)
     errors.register(app)
     # All three bases are in use by services that are deployed (contract 4).
     for base in ("/api/internal", "/api/internal/billing", "/api/billing/internal"):
@@ -87,43 +81,6 @@ def create_app(settings: ApiSettings, database: Database, balances: BalanceCache
     app.add_url_rule("/metrics", "metrics", _metrics)
     app.extensions["documents"] = Documents(app)
     return app
-
-
-def _begin() -> None:
-    g.tracing = tracing.serving(_route(), request.method, request.headers.get("traceparent"))
-    g.span = g.tracing.__enter__()
-    correlation.begin(new_id(services().database.clock()))
-    g.started = time.perf_counter()
-
-
-def _end(response: Response) -> Response:
-    correlation.tell(response)
-    protect(response.headers)
-    for name, value in g.get("allowance_headers", {}).items():
-        response.headers.setdefault(name, value)
-    route = _route()
-    tracing.answered(g.span, response.status_code, **correlation.touched())
-    seconds = time.perf_counter() - g.started
-    REQUESTS.labels("api", route, response.status_code).inc()
-    REQUEST_SECONDS.labels("api", route).observe(seconds)
-    log.info(
-        "request_answered",
-        method=request.method,
-        route=route,
-        status=response.status_code,
-        ms=round(seconds * 1000, 2),
-        **correlation.touched(),
-    )
-    return response
-
-
-def _forget(_error: BaseException | None) -> None:
-    if "tracing" in g:
-        g.pop("tracing").__exit__(None, None, None)
-
-
-def _route() -> str:
-    return request.url_rule.rule if request.url_rule else "unknown"
 
 
 @described_by(receiver.METRICS)

@@ -23,13 +23,15 @@ from shared.ledger.terms import TermsCache
 from shared.operations.audit import Actor
 from shared.payments.intake import Intake
 from shared.payments.quotes import Cashier
-from shared.wsgi import read_body
+from shared.wsgi import read_body, served
 
 BODY_MAX_BYTES = 1024 * 1024
 BATCH_MAX_BYTES = 4 * BODY_MAX_BYTES  # 500 operations with all the metadata that each may have
 _PROTOCOL_LOWEST, _PROTOCOL_BELOW = 6, 9
 _KEY_MAX_CHARACTERS = 255
 _ID_MAX_CHARACTERS = 128
+
+_WRITE = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 R = TypeVar("R", bound=Request)
 
@@ -69,7 +71,7 @@ def actor() -> Actor:
         caller().subject,
         address=request.remote_addr,
         user_agent=request.headers.get("User-Agent", "")[:200],
-        correlation_id=g.correlation_id,
+        correlation_id=served().correlation_id,
     )
 
 
@@ -79,13 +81,9 @@ def guard(kind: str, limit: RateLimitItem) -> Callable[[], None]:
 
     def check() -> None:
         require_feature()
-        g.caller = authenticate(
-            services().policies[kind],
-            request.headers.get("Authorization"),
-            services().revocations,
-        )
-        who = (kind, g.caller.issuer, g.caller.subject)
-        count(limit, *who)
+        ours, authorization = services(), request.headers.get("Authorization")
+        who = g.caller = authenticate(ours.policies[kind], authorization, ours.revocations)
+        count(limit, kind, who.issuer, who.subject)
         _require_ids()
 
     return check
@@ -111,7 +109,7 @@ def require_feature() -> None:
 def count(limit: RateLimitItem, *who: str) -> None:
     """Count this request against *limit*. Raises TooManyRequests."""
     allowance = services().limiter.hit(limit, *who)
-    g.allowance_headers = allowance.headers()
+    served().headers = allowance.headers()
     if not allowance.is_allowed:
         raise TooManyRequests(
             f"More than {allowance.limit} requests in a minute; "
@@ -198,7 +196,7 @@ def idempotency_key(body_key: str | None = None) -> str | None:
 def answer(body: Mapping[str, Any], status: int = 200, *, is_replay: bool = False) -> Response:
     """Write *body* as JSON; a repeated answer says so in a header, not in its body."""
     touch(body)
-    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
+    text = _WRITE(body)
     headers = {"Idempotent-Replay": "true"} if is_replay else None
     return Response(text, status, headers, mimetype="application/json")
 

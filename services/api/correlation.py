@@ -7,11 +7,8 @@ may be anything, a secret too.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import structlog
-from flask import Response, g, request
-
 from shared.ledger.commands import Command, Outcome, Reserve
-from shared.wsgi import offered_id
+from shared.wsgi import served
 
 _IDS = {
     "reservationId": "reservation_id",
@@ -23,31 +20,18 @@ _IDS = {
 _NAMES_NOTHING = ("_not_found", "_expired", "foreign_account")
 
 
-def begin(new_request_id: str) -> None:
-    """Name this request as its caller does, or *new_request_id*; bind the names to its logs."""
-    g.request_id = offered_id(request.headers.get("X-Request-Id")) or new_request_id
-    g.correlation_id = offered_id(request.headers.get("X-Correlation-Id")) or g.request_id
-    structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(
-        service="api", request_id=g.request_id, correlation_id=g.correlation_id
-    )
-
-
-def tell(response: Response) -> None:
-    """Return the names of this request to its caller."""
-    response.headers["X-Request-Id"] = g.request_id
-    response.headers["X-Correlation-Id"] = g.correlation_id
-
-
 def touch(answer: Mapping[str, Any]) -> None:
     """Note the ids of what this request touched, as *answer* names them."""
-    found = {ours: answer[wire] for wire, ours in _IDS.items() if isinstance(answer.get(wire), str)}
-    g.touched = {**touched(), **found}
+    touched = served().touched
+    for wire, ours in _IDS.items():
+        if isinstance(named := answer.get(wire), str):
+            touched[ours] = named
 
 
 def touch_many(results: list[dict[str, Any]]) -> None:
     """Note the ids of what a batch touched."""
-    g.touched = {f"{ours}s": ids for wire, ours in _IDS.items() if (ids := [*_each(results, wire)])}
+    found = {f"{ours}s": ids for wire, ours in _IDS.items() if (ids := [*_each(results, wire)])}
+    served().touched.update(found)
 
 
 def _each(results: list[dict[str, Any]], wire: str) -> Iterator[str]:
@@ -62,9 +46,3 @@ def touch_refused(command: Command, outcome: Outcome) -> None:
         touch({"accountId": command.account_id})
     else:
         touch({"reservationId": getattr(command, "reservation_id", None)})
-
-
-def touched() -> dict[str, Any]:
-    """Return the ids of what this request has touched so far."""
-    found: dict[str, Any] = g.get("touched", {})
-    return found

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import structlog
-from flask import Flask, Response, g
+from flask import Flask, Response
 from pydantic import ValidationError
 from pydantic.alias_generators import to_camel
 from werkzeug.exceptions import HTTPException
@@ -20,7 +20,7 @@ from shared.errors import (
     Refused,
     Unavailable,
 )
-from shared.wsgi import BodyTooLarge
+from shared.wsgi import BodyTooLarge, served
 
 log = structlog.get_logger()
 
@@ -91,7 +91,7 @@ def describe(error: ArrakisError) -> tuple[int, dict[str, Any]]:
 
 
 def _answer(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
-    body["requestId"] = g.get("request_id")
+    body["requestId"] = served().request_id
     text = json.dumps(body, ensure_ascii=False)
     return Response(text, status, headers, mimetype="application/json")
 
@@ -100,7 +100,7 @@ def answer_expected(error: ArrakisError) -> Response:
     """Answer with the status of the error's kind, and when to come back if that helps."""
     status, body = describe(error)
     touch({"paymentId": error.details.get("paymentId")})  # of a creation that was not answered
-    headers = dict(g.get("allowance_headers", {}))
+    headers = {}
     if isinstance(error, Unavailable):
         headers["Retry-After"] = str(error.retry_after_seconds)
         log.warning("request_unavailable", code=error.code, reason=error.message)

@@ -1,6 +1,7 @@
 """From requests to commands: what the single routes and the batch have in common."""
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import structlog
@@ -165,9 +166,12 @@ def _read_balance(services: Services, account_id: str, pool_id: str) -> dict[str
 def count_outcome(services: Services, operation: str, outcome: Outcome) -> None:
     """Count what became of a command, and what a finalize cost above its hold (W4)."""
     code = outcome.error.code if outcome.error else "replayed" if outcome.is_replay else "ok"
-    OUTCOMES.labels(operation, code).inc()
+    _outcomes(operation, code).inc()
     if operation == "finalize" and outcome.answer is not None and not outcome.is_replay:
         _count_overrun(services, outcome.answer)
+
+
+_outcomes = lru_cache(maxsize=256)(OUTCOMES.labels)  # a look-up takes longer than counting
 
 
 def _count_overrun(services: Services, settled: Mapping[str, Any]) -> None:

@@ -1,23 +1,19 @@
 """The application factory of the webhook receiver: its own app and process."""
 
 import json
-import time
 
 import structlog
-from flask import Flask, Response, g, request
+from flask import Flask, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy import text
 from werkzeug.exceptions import HTTPException
 
 from services.webhooks.routes import routes
-from shared import tracing
-from shared.clock import system_clock
 from shared.config import WebhookSettings
 from shared.database import Database
 from shared.errors import Unavailable
-from shared.ids import new_id
-from shared.observability import REQUEST_SECONDS, REQUESTS, exposition
-from shared.wsgi import offered_id, protect
+from shared.observability import exposition
+from shared.wsgi import observe
 
 log = structlog.get_logger()
 
@@ -30,9 +26,7 @@ def create_app(settings: WebhookSettings, database: Database) -> Flask:
     app.register_blueprint(routes)
     app.add_url_rule("/health", "health", lambda: _health(database))
     app.add_url_rule("/metrics", "metrics", _metrics)
-    app.before_request(_begin)
-    app.after_request(_end)
-    app.teardown_request(_forget)
+    observe(app, "webhooks", database.clock)
     app.register_error_handler(HTTPException, _answer_http)
     app.register_error_handler(Exception, _answer_bug)
     return app
@@ -49,45 +43,6 @@ def _health(database: Database) -> Response:
 
 def _metrics() -> Response:
     return Response(exposition(), content_type=CONTENT_TYPE_LATEST)
-
-
-def _begin() -> None:
-    g.tracing = tracing.serving(_route(), request.method, request.headers.get("traceparent"))
-    g.span = g.tracing.__enter__()
-    g.started = time.perf_counter()
-    g.request_id = offered_id(request.headers.get("X-Request-Id")) or new_id(system_clock())
-    correlation_id = offered_id(request.headers.get("X-Correlation-Id")) or g.request_id
-    structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(
-        service="webhooks", request_id=g.request_id, correlation_id=correlation_id
-    )
-
-
-def _end(response: Response) -> Response:
-    route = _route()
-    tracing.answered(g.span, response.status_code)
-    seconds = time.perf_counter() - g.started
-    response.headers["X-Request-Id"] = g.request_id
-    protect(response.headers)
-    REQUESTS.labels("webhooks", route, response.status_code).inc()
-    REQUEST_SECONDS.labels("webhooks", route).observe(seconds)
-    log.info(
-        "request_answered",
-        method=request.method,
-        route=route,
-        status=response.status_code,
-        ms=round(seconds * 1000, 2),
-    )
-    return response
-
-
-def _forget(_error: BaseException | None) -> None:
-    if "tracing" in g:
-        g.pop("tracing").__exit__(None, None, None)
-
-
-def _route() -> str:
-    return request.url_rule.rule if request.url_rule else "unknown"
 
 
 def _answer_http(error: HTTPException) -> Response:

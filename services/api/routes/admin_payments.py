@@ -2,7 +2,7 @@
 
 from urllib.parse import quote
 
-from flask import Response, g
+from flask import Response
 
 from services.api.context import (
     actor,
@@ -23,6 +23,7 @@ from services.api.schemas.payments import PaymentsQuery, RefundRequest
 from services.api.waiting import do_or_leave
 from shared.openapi.operations import documented
 from shared.operations import payments
+from shared.wsgi import served
 
 _PATH = "/admin/billing/payments"
 routes = admin_blueprint("admin_payments")
@@ -82,7 +83,7 @@ def replay(payment_id: str) -> Response:
         "paymentId": payment_id,
         "status": "running",
         "lookUp": path,
-        "correlationId": g.correlation_id,
+        "correlationId": served().correlation_id,
     }
     told = answer(started, 202)
     told.headers["Location"] = path

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Response, request
 
 from services.api import limits
 from services.api.context import answer, caller, count, guard, parse_body, services
@@ -19,6 +19,7 @@ from shared.payments.settling import Receipt, settle
 from shared.payments.transfers import TransferClaim, claim_transfer
 from shared.payments.x402.terms import REQUIRED_HEADER, required_body, required_header
 from shared.payments.x402.wire import Payment, payment_in, response_header
+from shared.wsgi import served
 
 routes = Blueprint("topup", __name__)
 _PAYMENTS = {
@@ -143,7 +144,7 @@ def _ask(offer: Offer, code: str, message: str) -> Response:
         "creditMicro": str(offer.credit_micro),
         "packId": offer.pack_id,
         "expiresAt": to_wire(offer.expires_at),
-        "requestId": g.request_id,
+        "requestId": served().request_id,
     }
     asked = answer(body, 402)
     asked.headers[REQUIRED_HEADER] = required_header(offer.terms, error=code)
