@@ -15,6 +15,10 @@ SETTINGS = """\
 
 # The public name; its DNS entry must point here, for the certificate.
 ARRAKIS_DOMAIN=localhost
+# From which networks /admin/billing is reached through the front, parted by spaces. For this host
+# itself add 172.30.80.1/32; not on a host where callers of the whole world come from that address
+# (with public IPv6, or rootless).
+ARRAKIS_ADMIN_NETWORKS="10.0.0.0/8 192.168.0.0/16 fd00::/8"
 # Which images: a release of ours.
 ARRAKIS_VERSION={version}
 # For a demonstration: http://simulator:8100/v1 and docker compose --profile simulator up

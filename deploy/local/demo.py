@@ -17,6 +17,7 @@ from deploy.local.demo_faults import killed, parked, reconciled
 from deploy.local.services import arrakis_stack
 from deploy.local.sockets import free_ports
 from deploy.local.story import ACCOUNT, DEBTOR, Story, WrongFigureError, red
+from deploy.local.system import LocalSystem
 
 
 def migrated(story: Story) -> None:
@@ -286,8 +287,7 @@ def main() -> int:
         print("Starting API, webhook receiver, workers, beat, Flower and servers …", flush=True)
         try:
             with stack:
-                database = stack.directory / "sietch.db"
-                story = Story(stack, api=api, simulator=simulator, database=database)
+                story = Story(LocalSystem(stack, api=api, simulator=simulator))
                 print(f"Ready after {time.monotonic() - began:.1f} s: {', '.join(stack.pids())}.")
                 tell(story)
         except WrongFigureError as error:

@@ -1,16 +1,14 @@
 """Driving a running system as its callers do, saying what happens, and checking it."""
 
-import sqlite3
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jwt
 import requests
 
-from deploy.local.stack import Stack
+from deploy.local.system import System
 
 WAIT_SECONDS = 20.0
 ACCOUNT = "acct-arrakeen"
@@ -24,11 +22,8 @@ class WrongFigureError(Exception):
 class Story:
     """Drives the running system, prints what happens and checks it."""
 
-    def __init__(self, stack: Stack, *, api: str, simulator: str, database: Path) -> None:
-        self.stack = stack
-        self._api = api
-        self._simulator = simulator
-        self._database = database
+    def __init__(self, system: System) -> None:
+        self.system = system
         self.checks = 0
 
     # Speaking and checking
@@ -69,30 +64,27 @@ class Story:
     # Acting as the callers do
 
     def sql(self, statement: str) -> list[tuple[Any, ...]]:
-        """Run a statement of the runbook on the database file, as `sqlite3` would."""
-        connection = sqlite3.connect(self._database, timeout=10)
-        try:
-            with connection:
-                return connection.execute(statement).fetchall()
-        finally:
-            connection.close()
+        """Run a statement of the runbook on the database."""
+        return self.system.sql(statement)
 
     def post(
         self, path: str, body: dict[str, Any], *, kind: str = "s2s", subject: str = "demo"
     ) -> requests.Response:
         """POST to the API with a fresh token of *kind*; each *subject* has a rate limit."""
         headers = self._token(kind, subject)
-        return requests.post(self._api + path, json=body, headers=headers, timeout=15)
+        return requests.post(self.system.api + path, json=body, headers=headers, timeout=15)
 
     def get(self, path: str, *, kind: str = "s2s") -> Any:
         """GET from the API and return the body."""
-        answer = requests.get(self._api + path, headers=self._token(kind), timeout=15)
+        answer = requests.get(self.system.api + path, headers=self._token(kind), timeout=15)
         answer.raise_for_status()
         return answer.json()
 
     def simulate(self, path: str, body: dict[str, Any]) -> Any:
         """Make the provider's simulator do something, and wait until it has."""
-        answer = requests.post(self._simulator + path, json={"wait": True, **body}, timeout=30)
+        answer = requests.post(
+            self.system.simulator + path, json={"wait": True, **body}, timeout=30
+        )
         answer.raise_for_status()
         return answer.json()
 
@@ -117,7 +109,7 @@ class Story:
 
     def _token(self, kind: str, subject: str = "demo") -> dict[str, str]:
         now = int(time.time())
-        env = self.stack.env
+        env = self.system.secrets
         kinds: dict[str, tuple[str, int, dict[str, Any]]] = {
             "s2s": (
                 env["BILLING_INTERNAL_JWT_SECRET"],

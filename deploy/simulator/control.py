@@ -73,7 +73,7 @@ class ControlApi:
         return json_answer({"payments": found})
 
     def advance(self, payment_id: int) -> Response:
-        """POST /payments/{id}/advance {status, actually_paid?, outcome_amount?, notify?, wait?}."""
+        """POST /payments/{id}/advance {status, actually_paid?, outcome_*?, notify?, wait?}."""
         asked = body()
         is_told, wait = flag(asked, "notify", usual=True), flag(asked, "wait", usual=True)
         notice = self._book.advance(
@@ -81,6 +81,7 @@ class ControlApi:
             _status(asked),
             actually_paid=amount(asked, "actually_paid"),
             outcome_amount=amount(asked, "outcome_amount"),
+            outcome_currency=text(asked, "outcome_currency"),
         )
         if not is_told:
             return json_answer({"payment": self._book.read(payment_id), "deliveries": []})

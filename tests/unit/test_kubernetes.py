@@ -104,7 +104,7 @@ def test_every_service_is_given_the_secrets_that_it_needs_and_no_other() -> None
         "worker-payments": back | {"arrakis-provider"},
         "worker-ledger": back,
         "worker-maintenance": back | {"arrakis-provider", "arrakis-outgoing"},
-        "beat": {"arrakis-redis"},
+        "beat": back,
         "flower": {"arrakis-redis", "arrakis-flower"},
         "migrate": {"arrakis-database"},
     }
@@ -172,7 +172,6 @@ def test_the_public_reaches_the_api_and_the_notices_and_nothing_else() -> None:
     }
     assert reached == {
         ("/api", "Prefix", "api"),
-        ("/admin", "Prefix", "api"),
         ("/docs", "Exact", "api"),
         *((path, "Exact", "webhooks") for path in NOTICE_PATHS),
     }
