@@ -54,9 +54,9 @@ def queued(ledger: Ledger, count: int, work: Callable[[int], Any]) -> Iterator[l
         with blocker.transaction() as tx:
             tx.run(text("UPDATE credit_accounts SET version = 0 WHERE id = :id"), id=blocked)
             first = threads.submit(ledger.mint, blocked, 1)
-            wait_until("a leader", lambda: ledger.executor._is_busy)
+            wait_until("a leader", lambda: ledger.executor._batches._is_busy)
             waiting = [threads.submit(work, number) for number in range(count)]
-            wait_until("a queue", lambda: len(ledger.executor._waiting) == count)
+            wait_until("a queue", lambda: len(ledger.executor._batches._waiting) == count)
         first.result()
         answers += [future.exception() or future.result() for future in waiting]
     blocker.dispose()
@@ -200,7 +200,7 @@ def test_a_poison_command_hurts_no_other_in_its_batch(ledger: Ledger) -> None:
         else:
             assert told.unwrap()["reservedMicro"] == str(HOLD_MICRO)
     assert ledger.balance(account) == (10_000 - 35 * HOLD_MICRO, 35 * HOLD_MICRO, 0)
-    assert not ledger.executor._is_busy
+    assert not ledger.executor._batches._is_busy
 
 
 def test_ids_that_two_callers_chose_alike_are_given_to_one(ledger: Ledger) -> None:
@@ -248,7 +248,8 @@ def test_five_hundred_callers_are_all_answered(ledger: Ledger) -> None:
         outcomes = together(500, lambda number: ledger.executor.execute(commands[number]))
     told = [outcome.unwrap()["reservationId"] for outcome in outcomes]
     assert told == [command.reservation_id for command in commands]
-    assert (logs, ledger.executor._is_busy, len(ledger.executor._waiting)) == ([], False, 0)
+    batches = ledger.executor._batches
+    assert (logs, batches._is_busy, len(batches._waiting)) == ([], False, 0)
     assert [ledger.balance(payer) for payer in payers] == [(300, 700, 0)] * 5
 
 

@@ -53,7 +53,7 @@ def test_without_its_database_every_caller_is_told_to_come_again(
 
     with ThreadPoolExecutor(len(commands)) as threads:
         assert max(threads.map(ask, commands)) < 15
-    assert not ledger.executor._is_busy
+    assert not ledger.executor._batches._is_busy
     server.start()
     for _ in range(2):  # the second time everything is a repeat
         for command in commands:

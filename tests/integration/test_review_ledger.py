@@ -55,9 +55,9 @@ def test_one_locked_account_does_not_stop_the_others_of_its_batch(ledger: Ledger
     with ThreadPoolExecutor(WAITERS + 2) as threads, locked(ledger.url, blocked):
         with locked(ledger.url, gate):  # so that all others queue and make one batch
             first = threads.submit(ledger.mint, gate, 1)
-            wait_until("a leader", lambda: ledger.executor._is_busy)
+            wait_until("a leader", lambda: ledger.executor._batches._is_busy)
             asked = [threads.submit(timed, ledger, command) for command in commands]
-            wait_until("a queue", lambda: len(ledger.executor._waiting) == len(asked))
+            wait_until("a queue", lambda: len(ledger.executor._batches._waiting) == len(asked))
         first.result()
         (error, _), *answered = [future.result() for future in asked]
     assert isinstance(error, DatabaseBusy)
@@ -66,7 +66,7 @@ def test_one_locked_account_does_not_stop_the_others_of_its_batch(ledger: Ledger
         assert isinstance(outcome, Outcome)
         assert outcome.unwrap()["reservedMicro"] == "10"
         assert seconds < 5
-    assert not ledger.executor._is_busy
+    assert not ledger.executor._batches._is_busy
     assert ledger.balance(blocked) == (100, 0, 0)
     assert ledger.answer(commands[0])["reservedMicro"] == "10"  # once the lock is gone
 

@@ -146,7 +146,7 @@ def test_a_hold_and_its_settlement_are_in_the_trace_of_their_caller(
         assert served.facts["arrakis.reservation_id"] == held["reservationId"]
         [batch] = [one for one in collector.of(CALLER, "ledger batch") if one.parent == served.id]
         assert (CALLER, served.id) in batch.links
-        assert batch.facts["arrakis.commands"] == 1
+        assert batch.facts["arrakis.items"] == 1
         [moved] = [one for one in collector.of(CALLER, "transaction") if one.parent == batch.id]
         assert moved.facts["arrakis.statements"] > 3
 
