@@ -22,6 +22,7 @@ from shared.models.ledger import (
 _DEPOSIT_KEY_SECONDS = 86_400
 _WITH_HOLDS_SECONDS = 5
 
+_OWNED = ("id", "account_id")  # names the account, so that a cluster knows where the row is
 CHANGED_FIELDS = (
     "status",
     "total_reserved_micro",
@@ -121,6 +122,7 @@ def _lots(book: Book) -> list[Write]:
     changed = [
         {
             "id": lot.id,
+            "account_id": lot.account_id,
             **{
                 name: now - before
                 for name, now, before in zip(LOT_PARTS, lot.parts(), lot.loaded, strict=True)
@@ -132,7 +134,7 @@ def _lots(book: Book) -> list[Write]:
         if not lot.is_new and (lot.parts() != lot.loaded or lot.refunded_at == book.now)
     ]
     table = Lot.__table__
-    return [Write("insert", table, new), Write("update", table, changed, ("id",), LOT_PARTS)]
+    return [Write("insert", table, new), Write("update", table, changed, _OWNED, LOT_PARTS)]
 
 
 def _reservations(book: Book) -> list[Write]:
@@ -140,7 +142,7 @@ def _reservations(book: Book) -> list[Write]:
     table, parts = Reservation.__table__, ReservationLot.__table__
     new = [{n: getattr(r, n) for n in RESERVATION_FIELDS} for r in reservations if r.is_new]
     changed = [
-        {"id": r.id, **{n: getattr(r, n) for n in CHANGED_FIELDS}}
+        {n: getattr(r, n) for n in (*_OWNED, *CHANGED_FIELDS)}
         for r in reservations
         if r.is_changed and not r.is_new
     ]
@@ -149,7 +151,7 @@ def _reservations(book: Book) -> list[Write]:
     changed_parts = [_allocation_row(r, a) for r, a in pairs if a.is_changed and not a.is_new]
     return [
         Write("insert", table, new),
-        Write("update", table, changed, ("id",)),
+        Write("update", table, changed, _OWNED),
         Write("insert", parts, new_parts),
         Write("update", parts, changed_parts, ("reservation_id", "lot_id")),
     ]

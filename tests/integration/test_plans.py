@@ -40,6 +40,8 @@ _ROUTED = {
     "INSERT credit_balances",
     "INSERT credit_account_seq",
     "INSERT credit_operations",
+    "UPDATE credit_lots",
+    "UPDATE credit_reservations",
 }
 # What does not name its accounts, and why (docs/scaling.md tells what a cluster would need).
 _NOT_ROUTED = {
@@ -48,8 +50,6 @@ _NOT_ROUTED = {
     "SELECT reservation_lots": "a hold's parts are found by its id",
     "INSERT reservation_lots": "a hold's part belongs to its hold, which names the account",
     "UPDATE reservation_lots": "the same, by the primary key",
-    "UPDATE credit_reservations": "by the primary key, under the account's lock",
-    "UPDATE credit_lots": "by the primary key, under the account's lock",
 }
 
 
