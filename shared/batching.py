@@ -38,8 +38,15 @@ class _Call(Generic[Item, Result]):
         self.results: list[Result] | None = None
         self.error: BaseException | None = None
         self.leads = False
-        self.signal = threading.Event()
+        # A lock that is held until the signal comes: an Event is one too, but made of Python.
+        self.signal = threading.Lock()
+        self.signal.acquire()
         self.trace = tracing.here()
+
+    def wake(self) -> None:
+        """Let the caller look at its results; only who leads does so."""
+        if self.signal.locked():
+            self.signal.release()
 
 
 class Batcher(Generic[Item, Result]):
@@ -81,7 +88,7 @@ class Batcher(Generic[Item, Result]):
             self._waiting.append(call)
             call.leads = not self._is_busy
             self._is_busy = True
-        if not call.leads and not call.signal.wait(_WAIT_SECONDS):
+        if not call.leads and not call.signal.acquire(timeout=_WAIT_SECONDS):
             self._give_up(call)
         if call.leads:
             self._lead()
@@ -117,11 +124,11 @@ class Batcher(Generic[Item, Result]):
             with self._lock:
                 if self._waiting:
                     self._waiting[0].leads = True
-                    self._waiting[0].signal.set()
+                    self._waiting[0].wake()
                 else:
                     self._is_busy = False
             for call in batch:
-                call.signal.set()
+                call.wake()
 
     def _linger(self) -> None:
         """Under load, wait a moment for those whom the last batch answered: they come again.
@@ -164,7 +171,7 @@ class Batcher(Generic[Item, Result]):
                 call.error = Unavailable(away.message, code=away.code)
             else:
                 away = self._run_alone(call, lock_timeout_ms)
-            call.signal.set()
+            call.wake()
 
     def _run_alone(
         self, call: _Call[Item, Result], lock_timeout_ms: int | None

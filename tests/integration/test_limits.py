@@ -1,13 +1,16 @@
 """Rate limits and the feature switch: counted for all processes together, told in headers."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import requests
+from redis import Redis
 
 from deploy.local.servers import free_port
+from services.api.limits import ADMIN, RateLimiter
 from tests.front_door import snapshot
 from tests.harness import Api, Databases, running_api, unique
 
@@ -80,6 +83,19 @@ def test_an_admins_31st_request_is_refused_whichever_process_it_reaches(
     for process in (client, second):
         assert_limited(process.get(ADMIN_LOOK, headers=headers), 30)
     assert client.get(ADMIN_LOOK, headers=client.admin(sub=unique("admin"))).status_code == 200
+
+
+def test_requests_that_come_together_are_counted_one_by_one(redis_url: str) -> None:
+    """Also by a Redis that was restarted and knows no script any more."""
+    limiter, who = RateLimiter(redis_url), unique("admin")
+    with Redis.from_url(redis_url) as redis:
+        redis.script_flush()
+    with ThreadPoolExecutor(32) as threads:
+        found = list(threads.map(lambda _: limiter.hit(ADMIN, who), range(160)))
+    allowed = [one.remaining for one in found if one.is_allowed]
+    assert sorted(allowed) == list(range(30))
+    assert {one.remaining for one in found if not one.is_allowed} == {0}
+    assert limiter.is_shared()
 
 
 def test_a_member_has_a_limit_of_their_own(client: Api) -> None:
