@@ -270,6 +270,25 @@ def upsert_rows(
     write(tx, [Write("upsert", table, rows, key)])
 
 
+def insert_new(
+    tx: Tx, table: Any, rows: Sequence[Mapping[str, Any]], *, key: tuple[str, ...]
+) -> set[str]:
+    """Insert those of *rows* whose *key* is not there yet, the first of equals; return their ids.
+
+    Who inserts many keys sorts *rows* by them, so that no two transactions wait for each other.
+    """
+    names = tuple(rows[0])
+    tail = f" ON CONFLICT ({', '.join(key)}) DO NOTHING RETURNING id"
+    if tx.connection.dialect.name == "sqlite":
+        text, binders = _sqlite_write(table, names, (), "insert", ())
+        each = ({n: b(row[n]) if b else row[n] for n, b in binders} for row in rows)
+        found = (tx.connection.exec_driver_sql(text + tail, values).scalar() for values in each)
+        return {id_ for id_ in found if id_ is not None}
+    parameters = {f"{name}0": array_literal([row[name] for row in rows]) for name in names}
+    text = _postgres_writes(((table, names, (), "insert", ()),)) + tail
+    return set(tx.connection.exec_driver_sql(text, parameters).scalars())
+
+
 def _form(one: Write) -> tuple[tuple[str, ...], tuple[str, ...], str, tuple[str, ...]]:
     return tuple(one.rows[0]), one.key, one.verb, one.added
 

@@ -61,6 +61,8 @@ def array_literal(values: Sequence[Any]) -> str:
 def _element(value: Any) -> str:
     if value is None:
         return "NULL"
+    if isinstance(value, bytes):
+        return f'"\\\\x{value.hex()}"'
     assert isinstance(value, str | int | datetime | CoinAmount)  # whose text PostgreSQL reads
     text = str(value)
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -13,6 +13,7 @@ from shared.config import WebhookSettings
 from shared.database import Database
 from shared.errors import Unavailable
 from shared.observability import exposition
+from shared.payments.inbox import Inbox
 from shared.wsgi import observe
 
 log = structlog.get_logger()
@@ -22,7 +23,7 @@ def create_app(settings: WebhookSettings, database: Database) -> Flask:
     """Build the receiver on *database*; it opens no connection yet."""
     app = Flask("arrakis-webhooks", static_folder=None)
     app.extensions["settings"] = settings
-    app.extensions["database"] = database
+    app.extensions["inbox"] = Inbox(database)
     app.register_blueprint(routes)
     app.add_url_rule("/health", "health", lambda: _health(database))
     app.add_url_rule("/metrics", "metrics", _metrics)

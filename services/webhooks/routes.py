@@ -8,13 +8,12 @@ from flask import Blueprint, Response, current_app, request
 
 from services.webhooks.signatures import BadSignature, WebhookRejected, verify
 from shared.config import WebhookSettings
-from shared.database import Database
 from shared.errors import Invalid, Unavailable
 from shared.observability import WEBHOOKS
 from shared.openapi.operations import described_by
 from shared.openapi.receiver import NOTICE, NOTICE_PATHS, SIGNATURE_HEADER
-from shared.payments.inbox import store_notice
-from shared.wsgi import BodyTooLarge, read_body
+from shared.payments.inbox import Inbox
+from shared.wsgi import BodyTooLarge, read_body, served
 
 log = structlog.get_logger()
 routes = Blueprint("webhooks", __name__)
@@ -33,9 +32,8 @@ def nowpayments() -> Response:
     """
     try:
         body, notice = _authentic(current_app.extensions["settings"])
-        database: Database = current_app.extensions["database"]
-        with database.transaction() as tx:
-            is_new = store_notice(tx, provider=_PROVIDER, notice=notice, raw_body=body)
+        inbox: Inbox = current_app.extensions["inbox"]
+        event_id, status = inbox.store(provider=_PROVIDER, notice=notice, raw_body=body)
     except WebhookRejected as error:
         WEBHOOKS.labels(_PROVIDER, error.reason).inc()
         if isinstance(error, BadSignature):
@@ -48,7 +46,11 @@ def nowpayments() -> Response:
         log.warning("notice_not_stored", reason=error.message)
         WEBHOOKS.labels(_PROVIDER, "not_stored").inc()
         return _refuse(503, error.code, error.message, {"Retry-After": "5"})
-    WEBHOOKS.labels(_PROVIDER, "stored" if is_new else "repeated").inc()
+    is_new = event_id is not None
+    outcome = "stored" if is_new else "repeated"
+    about = {"outcome": outcome, "event_id": event_id, "payment_status": status}
+    served().touched.update((name, known) for name, known in about.items() if known is not None)
+    WEBHOOKS.labels(_PROVIDER, outcome).inc()
     return _answer(200, {"received": True, "duplicate": not is_new})
 
 

@@ -127,8 +127,10 @@ def test_a_notice_is_followed_from_the_receiver_to_the_worker(
         notice(payment_id=own_payment_id(), payment_status="confirming"), **IDS
     )
     assert answer.headers["X-Request-Id"] == IDS["X-Request-Id"]
-    stored = [one for one in lines(logs / "webhooks.log") if one["event"] == "notice_stored"][-1]
+    stored = [one for one in lines(logs / "webhooks.log") if "event_id" in one][-1]
+    assert stored["event"] == "request_answered"
     assert (stored["request_id"], stored["correlation_id"]) == tuple(IDS.values())
+    assert (stored["outcome"], stored["payment_status"]) == ("stored", "confirming")
 
     def worked_off() -> list[dict[str, Any]]:
         told = [one for one in lines(logs / "worker.log") if one["event"] == "notice_processed"]

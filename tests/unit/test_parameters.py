@@ -41,6 +41,7 @@ def test_numbers_come_back_as_they_were(numbers):
         ([MOMENT, None], ["2026-11-22 09:08:07.000654+00:00", None]),
         ([CoinAmount("1.0"), CoinAmount("1.00")], ["1.0", "1.00"]),
         (["NULL", "", "a b"], ["NULL", "", "a b"]),
+        ([b"", b"\x00\xff", None], ["\\x", "\\x00ff", None]),
     ],
 )
 def test_other_kinds_are_written_as_postgresql_reads_them(values, texts):
@@ -49,4 +50,4 @@ def test_other_kinds_are_written_as_postgresql_reads_them(values, texts):
 
 def test_what_it_cannot_write_is_refused():
     with pytest.raises(AssertionError):
-        array_literal([b"bytes"])
+        array_literal([1.5])
