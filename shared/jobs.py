@@ -85,8 +85,19 @@ def held_rows(tx: Tx, model: Any, held: Claim, ids: list[str]) -> list[Any]:
     return list(tx.all(statement, ids=ids))
 
 
-def give_back(tx: Tx, model: Any, held: Claim) -> None:
-    """Return what *held* claims untried: a dependency was away, which is no fault of the work."""
+def renew(tx: Tx, model: Any, held: Claim, *, lease_seconds: int) -> Claim:
+    """Hold what *held* still holds for *lease_seconds* from now; return what that is."""
+    ids = [row.id for row in held_rows(tx, model, held, held.ids)]
+    longer = update(model).where(member_of(model.id, "ids"))
+    tx.run(longer.values(lease_until=add_seconds(tx.now, lease_seconds)), ids=ids)
+    return Claim(held.token, ids)
+
+
+def give_back(tx: Tx, model: Any, held: Claim, *, after_seconds: float = _AWAY_SECONDS) -> None:
+    """Return what *held* claims untried and uncounted: that is no fault of the work.
+
+    It is due again in *after_seconds*; unless told otherwise, because a dependency was away.
+    """
     statement = (
         update(model)
         .where(
@@ -96,7 +107,7 @@ def give_back(tx: Tx, model: Any, held: Claim) -> None:
         )
         .values(
             attempts=model.attempts - 1,
-            due_at=add_seconds(tx.now, _AWAY_SECONDS),
+            due_at=add_seconds(tx.now, after_seconds),
             lease_until=None,
             lease_token=None,
         )

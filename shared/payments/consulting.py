@@ -37,14 +37,13 @@ class _NotYetError(Exception):
 def consult(
     provider: NowPayments, policy: CreditPolicy, events: Sequence[Any], *, is_verifying: bool
 ) -> Consultation:
-    """Ask *provider* about those of *events* that may bring a credit and need it.
+    """Ask *provider* about *events*, all of which ``needs_asking``.
 
     With *is_verifying* each is read again. ``later`` are those that the provider does not confirm
     yet (with the reason), ``away`` those that could not be asked.
     """
     found = Consultation()
-    asking = [event for event in events if _needs_asking(event, policy, is_verifying=is_verifying)]
-    if not asking:
+    if not events:
         return found
 
     def ask(event: Any) -> None:
@@ -55,12 +54,13 @@ def consult(
         except Unavailable:
             found.away.append(event.id)
 
-    with ThreadPoolExecutor(min(_AT_ONCE, len(asking))) as threads:
-        list(threads.map(ask, asking))
+    with ThreadPoolExecutor(min(_AT_ONCE, len(events))) as threads:
+        list(threads.map(ask, events))
     return found
 
 
-def _needs_asking(event: Any, policy: CreditPolicy, *, is_verifying: bool) -> bool:
+def needs_asking(event: Any, policy: CreditPolicy, *, is_verifying: bool) -> bool:
+    """Return True if *event* may bring a credit that needs a word of the provider."""
     if event.provider_payment_id is None or event.status not in MONEY_STATUSES:
         return False
     try:

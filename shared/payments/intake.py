@@ -23,7 +23,7 @@ from shared.observability import WEBHOOKS
 from shared.operations import dlq
 from shared.parameters import member_of
 from shared.payments.applying import Consulted, RefundFailedError, plan, take_outcomes
-from shared.payments.consulting import consult
+from shared.payments.consulting import consult, needs_asking
 from shared.payments.policy import load_policy
 from shared.payments.providers.nowpayments import NowPayments
 from shared.payments.recording import Step, park, save
@@ -31,9 +31,11 @@ from shared.payments.states import MONEY_STATUSES
 
 log = structlog.get_logger()
 BATCH = 100
-ASKING_BATCH = 8  # each may take a call, and all must be done within the lease
-# What a killed worker held is worked off by another one after its lease.
-LEASE, ASKING_LEASE = 20, jobs.LEASE_SECONDS
+ASKING_BATCH = 8  # so many are asked about in one batch
+# What a killed worker held is worked off by another one after its lease. Asking takes a minute at
+# most: two rounds of four notices, each of two calls of 15 s.
+LEASE = 20
+ASKING_LEASE = 60 + LEASE
 _ATTEMPTS_MAX = 8
 _CONFIRMATIONS_MAX = 12
 _ALONE_LOCK_TIMEOUT_MS = 250  # the batch has waited already; now a locked account costs little
@@ -52,8 +54,8 @@ class Intake:
 def drain(intake: Intake, *, only: Sequence[str] | None = None) -> int:
     """Work off one batch of due notices, of *only* those if given; return how many were taken."""
     database = intake.database
-    limit, lease = (ASKING_BATCH, ASKING_LEASE) if intake.is_verifying else (BATCH, LEASE)
-    held = jobs.claim(database, WebhookEvent, limit=limit, only=only, lease_seconds=lease)
+    limit = ASKING_BATCH if intake.is_verifying else BATCH
+    held = jobs.claim(database, WebhookEvent, limit=limit, only=only, lease_seconds=LEASE)
     if not held.ids:
         return 0
     taken = len(held.ids)
@@ -77,18 +79,34 @@ def drain(intake: Intake, *, only: Sequence[str] | None = None) -> int:
 
 def _consult(intake: Intake, held: jobs.Claim) -> tuple[dict[str, Consulted], jobs.Claim]:
     """Ask the provider where that is needed; return its words and what can go on now."""
-    database = intake.database
+    database, is_verifying = intake.database, intake.is_verifying
     with database.reading() as tx:
         policy = load_policy(tx)
         events = tx.all(_CLAIMED, ids=held.ids, token=held.token)
-    asked = consult(intake.provider, policy, events, is_verifying=intake.is_verifying)
+    asking = [event for event in events if needs_asking(event, policy, is_verifying=is_verifying)]
+    if not asking:
+        return {}, held
+    held = _take_time(database, held, left=[event.id for event in asking[ASKING_BATCH:]])
+    ours = [event for event in asking[:ASKING_BATCH] if event.id in held.ids]
+    asked = consult(intake.provider, policy, ours, is_verifying=is_verifying)
     if asked.away or asked.later:
         with database.transaction() as tx:
             jobs.give_back(tx, WebhookEvent, jobs.Claim(held.token, asked.away))
             for event in jobs.held_rows(tx, WebhookEvent, held, sorted(asked.later)):
                 _put_off(tx, event, asked.later[event.id], attempts_max=_CONFIRMATIONS_MAX)
-    waiting = {*asked.away, *asked.later}
-    return asked.told, jobs.Claim(held.token, [one for one in held.ids if one not in waiting])
+    return asked.told, _without(held, {*asked.away, *asked.later})
+
+
+def _take_time(database: Database, held: jobs.Claim, *, left: list[str]) -> jobs.Claim:
+    """Hold what is *held* for as long as asking may take, but for *left*: the next batch's."""
+    with database.transaction() as tx:
+        jobs.give_back(tx, WebhookEvent, jobs.Claim(held.token, left), after_seconds=0)
+        mine = _without(held, set(left))
+        return jobs.renew(tx, WebhookEvent, mine, lease_seconds=ASKING_LEASE)
+
+
+def _without(held: jobs.Claim, others: set[str]) -> jobs.Claim:
+    return jobs.Claim(held.token, [one for one in held.ids if one not in others])
 
 
 def _work_each(intake: Intake, held: jobs.Claim, told: Mapping[str, Consulted]) -> None:
@@ -232,4 +250,5 @@ _CLAIMED = (
         WebhookEvent.lease_token == text(":token"),
         WebhookEvent.status.in_(sorted(MONEY_STATUSES)),
     )
+    .order_by(WebhookEvent.id)
 )

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from shared import jobs
 from shared.errors import Unavailable
+from shared.models.payments import WebhookEvent
+from shared.payments.intake import ASKING_BATCH, BATCH, LEASE
 from shared.payments.providers.nowpayments import NowPayments
 from tests.harness import make_id
 from tests.ledger import Ledger
-from tests.scripted_provider import Client, ScriptedProvider, answer, scripted
+from tests.scripted_provider import Client, Handler, ScriptedProvider, answer, scripted
 from tests.till import M, Payment, Till
 
 PRICE = 25 * M
@@ -356,3 +359,28 @@ def test_a_payment_of_a_lot_that_cannot_be_made_is_for_a_person(till: Till) -> N
     till.replay(payment)
     assert till.ledger.balance(payment.account) == (PRICE, 0, 0)
     assert till.letters() == [("deposit", "completed", 0)]
+
+
+def test_rates_are_asked_for_a_few_at_a_time_under_a_lease_that_lasts(
+    ledger: Ledger, provider: ScriptedProvider
+) -> None:
+    """While the provider is slow nobody else works off what is being asked about."""
+    till, taken = asking(ledger, provider), []
+
+    def slow(handler: Handler) -> None:
+        ledger.clock.advance(seconds=LEASE + 1)
+        others = jobs.claim(ledger.database, WebhookEvent, limit=BATCH)
+        taken.append(len(others.ids))
+        provider.usual(handler.request_seen)(handler)
+
+    plain, *parts = (till.payment(dollars="40.00") for _ in range(ASKING_BATCH + 3))
+    for payment in parts:
+        till.tell(payment, "partially_paid", **{**HALF, **IN_BTC, "outcome_amount": "0.0005"})
+    till.tell(plain, "finished", **WHOLE)
+    provider.replies = [slow]
+    assert till.drain() == len(parts) + 1
+    assert (taken, len(provider.requests)) == ([2], ASKING_BATCH)
+    assert [len(credits_of(till, one)) for one in (plain, *parts)] == [1] * 9 + [0] * 2
+    ledger.clock.advance(seconds=jobs.LEASE_SECONDS)
+    assert [till.drain(), till.drain()] == [2, 0]
+    assert {till.ledger.balance(one.account)[0] for one in parts} == {32 * M}
