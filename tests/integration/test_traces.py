@@ -197,13 +197,15 @@ def test_a_notice_its_credit_and_the_run_that_made_it_are_connected(
             else None
         ),
     )
-    stored = by_id[done.parent]
-    assert (stored.service, stored.trace, stored.name) == (
+    served = by_id[done.parent]
+    assert (served.service, served.trace, served.name) == (
         "arrakis-webhooks",
         done.trace,
-        "transaction",
+        "POST /api/billing/webhooks/nowpayments",
     )
-    assert by_id[stored.parent].name == "POST /api/billing/webhooks/nowpayments"
+    assert served.facts["arrakis.event_id"] == done.facts["arrakis.event_id"]
+    [batch] = [one for one in by_id.values() if one.name == "notice batch"]
+    assert (batch.parent, batch.facts["arrakis.items"]) == (served.id, 1)
     run = by_id[done.links[0][1]]
     assert (run.name, run.facts["arrakis.items"]) == ("run payments.drain_webhooks", 1)
 
