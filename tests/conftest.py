@@ -1,8 +1,8 @@
 """Fixtures: one Redis and one PostgreSQL for the run, a fresh database for whoever asks."""
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
@@ -12,7 +12,8 @@ from shared.database import Database
 from shared.ledger.executor import Executor
 from shared.ledger.terms import TermsCache
 from tests.command import logs_restored
-from tests.harness import Api, Databases, running_api, set_config
+from tests.harness import Api, Databases, running_api, set_config, started_once
+from tests.receiver import Receiver, running_receiver
 
 pytest_plugins = ["tests.provider_harness", "tests.shop"]
 KINDS = ("sqlite", "postgresql")
@@ -64,18 +65,40 @@ def executor(database: Database) -> Executor:
     return Executor(database, TermsCache(database))
 
 
-@pytest.fixture(scope="session", params=KINDS)
-def api(
-    request: pytest.FixtureRequest,
-    databases: Databases,
-    redis_url: str,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Api]:
-    """The real API on granian, in live mode, one for each kind of database for the whole run."""
-    log: Path = tmp_path_factory.mktemp("logs") / "api.log"
-    url = databases.make(request.param)
-    opened = Database(url)
-    set_config(opened, billing_mode="live")
-    opened.dispose()
-    with running_api(url, redis_url, log) as client:
-        yield client
+@pytest.fixture(scope="session")
+def apis(
+    databases: Databases, redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Api]]:
+    """Return the real API on granian, in live mode, on a kind of database; it serves the run."""
+
+    @contextmanager
+    def start(kind: str) -> Iterator[Api]:
+        url = databases.make(kind)
+        opened = Database(url)
+        set_config(opened, billing_mode="live")
+        opened.dispose()
+        with running_api(url, redis_url, tmp_path_factory.mktemp("logs") / "api.log") as client:
+            yield client
+
+    with started_once(start) as of_kind:
+        yield of_kind
+
+
+@pytest.fixture(scope="session")
+def receivers(
+    databases: Databases, redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Receiver]]:
+    """Return the real receiver of notices on a kind of database; it serves the run."""
+
+    def start(kind: str) -> AbstractContextManager[Receiver]:
+        log = tmp_path_factory.mktemp("logs") / "webhooks.log"
+        return running_receiver(databases.make(kind), redis_url, log)
+
+    with started_once(start) as of_kind:
+        yield of_kind
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def api(request: pytest.FixtureRequest, apis: Callable[[str], Api]) -> Api:
+    """The real API on each kind of database, shared by all tests of the run."""
+    return apis(request.param)

@@ -7,16 +7,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jwt
 import requests
 from sqlalchemy import create_engine, text
 
+from deploy.local import tether
 from deploy.local.servers import free_port
 from shared import schema
 from shared.clock import system_clock
@@ -24,6 +26,7 @@ from shared.database import Database
 from shared.ids import new_id
 from shared.ledger import accounts
 
+Started = TypeVar("Started")
 ROOT = Path(__file__).resolve().parent.parent
 SECRETS = {
     "BILLING_INTERNAL_JWT_SECRET": "test-internal-secret-" + "i" * 32,
@@ -119,9 +122,9 @@ class Databases:
 def service(
     command: list[str], environment: Mapping[str, str], ready_url: str | None, log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a real service as a child; stop it, and all that it started, at the end."""
+    """Run a real service as a child that dies with us; stop it, and all it started, at the end."""
     with log.open("ab") as output:
-        process = subprocess.Popen(
+        process = tether.spawn(
             command,
             cwd=ROOT,
             env={**os.environ, **environment},
@@ -155,6 +158,18 @@ def _wait_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
             pass
         time.sleep(0.05)
     raise AssertionError(f"{url} did not become ready:\n{log.read_text()[-3000:]}")
+
+
+@contextmanager
+def started_once(
+    start: Callable[[str], AbstractContextManager[Started]],
+) -> Iterator[Callable[[str], Started]]:
+    """Yield what starts a server on a kind of database at its first call; all stop at the end.
+
+    For fixtures of a session: a parametrised one would stop and start at each change of kind.
+    """
+    with ExitStack() as running:
+        yield cache(lambda kind: running.enter_context(start(kind)))
 
 
 def granian(target: str, port: int) -> list[str]:

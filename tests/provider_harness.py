@@ -155,7 +155,7 @@ class Simulator:
                 raise
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def one_receiver() -> Iterator[Receiver]:
     with Receiver() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
@@ -165,7 +165,7 @@ def one_receiver() -> Iterator[Receiver]:
         thread.join()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def one_simulator(one_receiver: Receiver) -> Iterator[Simulator]:
     secrets = ("--api-key", API_KEY, "--ipn-secret", IPN_SECRET)
     patience = ("--retries", "2", "--retry-seconds", "0.02", "--answer-seconds", "1")

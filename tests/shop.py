@@ -6,6 +6,7 @@ Nothing runs by itself: a test says when the worker looks and when blocks are mi
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from shared.payments.quotes import Cashier
 from shared.payments.x402.claims import claim_text
 from shared.wiring import make_cashier
 from tests.front_door import breaches, rows
-from tests.harness import Api, Databases, running_api, set_config, unique
+from tests.harness import Api, Databases, running_api, set_config, started_once, unique
 from tests.provider_harness import Simulator
 from tests.x402_harness import PAYER, PAYER_KEY, SHOP, X402
 
@@ -175,27 +176,38 @@ def networks(simulator: Simulator, **changes: Any) -> str:
     return json.dumps([{name: value for name, value in place.items() if value is not None}])
 
 
-@pytest.fixture(scope="module", params=("sqlite", "postgresql"))
-def premises(
-    request: pytest.FixtureRequest,
+@pytest.fixture(scope="session")
+def all_premises(
     databases: Databases,
     redis_url: str,
     one_simulator: Simulator,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Premises]:
-    """The API with x402 on, one for each kind of database."""
-    url = databases.make(request.param)
-    log: Path = tmp_path_factory.mktemp("logs") / "api.log"
-    settings = {
-        "X402_NETWORKS": networks(one_simulator),
-        "NOWPAYMENTS_API_URL": f"{one_simulator.url}/v1",
-        "NOWPAYMENTS_API_KEY": one_simulator.session.headers["x-api-key"],
-    }
-    with running_api(url, redis_url, log, **settings) as api:
-        set_config(api.database, billing_mode="live")
-        database = Database(url, after_commit=[BalanceCache(redis_url)])
-        yield Premises(api, url, settings, database, redis_url, log)
-        database.dispose()
+) -> Iterator[Callable[[str], Premises]]:
+    """Return the API with x402 on, on a kind of database; it serves the run."""
+
+    @contextmanager
+    def start(kind: str) -> Iterator[Premises]:
+        url = databases.make(kind)
+        log: Path = tmp_path_factory.mktemp("logs") / "api.log"
+        settings = {
+            "X402_NETWORKS": networks(one_simulator),
+            "NOWPAYMENTS_API_URL": f"{one_simulator.url}/v1",
+            "NOWPAYMENTS_API_KEY": one_simulator.session.headers["x-api-key"],
+        }
+        with running_api(url, redis_url, log, **settings) as api:
+            set_config(api.database, billing_mode="live")
+            database = Database(url, after_commit=[BalanceCache(redis_url)])
+            yield Premises(api, url, settings, database, redis_url, log)
+            database.dispose()
+
+    with started_once(start) as of_kind:
+        yield of_kind
+
+
+@pytest.fixture(scope="module", params=("sqlite", "postgresql"))
+def premises(request: pytest.FixtureRequest, all_premises: Callable[[str], Premises]) -> Premises:
+    """The API with x402 on, shared by all tests of the run."""
+    return all_premises(request.param)
 
 
 @pytest.fixture

@@ -1,16 +1,15 @@
 """Notices late, twice, by order, at once: what the earlier system lost is credited, and once."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from structlog.testing import capture_logs
 
 from shared.payments import inbox
-from tests.harness import Databases
 from tests.ledger import Ledger
-from tests.receiver import Receiver, notice, own_payment_id, running_receiver, sign
+from tests.receiver import Receiver, notice, own_payment_id, sign
 from tests.till import M, Payment, Till
 
 PRICE = 25 * M
@@ -91,15 +90,8 @@ def test_a_failure_of_ours_is_kept_for_another_try_and_then_in_the_queue(till: T
 
 
 @pytest.fixture(scope="module", params=("sqlite", "postgresql"))
-def receiver(
-    request: pytest.FixtureRequest,
-    databases: Databases,
-    redis_url: str,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Receiver]:
-    log = tmp_path_factory.mktemp("logs") / "notices.log"
-    with running_receiver(databases.make(request.param), redis_url, log) as running:
-        yield running
+def receiver(request: pytest.FixtureRequest, receivers: Callable[[str], Receiver]) -> Receiver:
+    return receivers(request.param)
 
 
 def test_a_repeat_says_that_it_is_one(receiver: Receiver) -> None:

@@ -5,7 +5,7 @@ Never a 5xx but 503, never a reset of a well-framed request, and nothing stored 
 
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,8 +14,7 @@ import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.harness import Databases
-from tests.receiver import PATHS, Receiver, notice, own_payment_id, running_receiver, sign
+from tests.receiver import PATHS, Receiver, notice, own_payment_id, sign
 
 FUZZING = settings(
     max_examples=250,
@@ -32,17 +31,13 @@ JSON = st.recursive(
 
 @pytest.fixture(scope="module", params=("sqlite", "postgresql"))
 def receiver(
-    request: pytest.FixtureRequest,
-    databases: Databases,
-    redis_url: str,
-    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest, receivers: Callable[[str], Receiver]
 ) -> Iterator[Receiver]:
     """The real receiver, on each kind of database; alive at the end."""
-    log = tmp_path_factory.mktemp("logs") / "fuzzed.log"
-    with running_receiver(databases.make(request.param), redis_url, log) as running:
-        yield running
-        answer = running.deliver(notice(payment_id=own_payment_id()))
-        assert (answer.status_code, answer.json()["duplicate"]) == (200, False)
+    running = receivers(request.param)
+    yield running
+    answer = running.deliver(notice(payment_id=own_payment_id()))
+    assert (answer.status_code, answer.json()["duplicate"]) == (200, False)
 
 
 def refuses(receiver: Receiver, answer: requests.Response, before: int) -> None:

@@ -1,9 +1,6 @@
 """The start of the API: what stops it, with which sentence, and when it migrates by itself."""
 
-import os
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,25 +8,11 @@ import pytest
 from shared import schema
 from shared.database import Database
 from tests.conftest import KINDS
-from tests.harness import ROOT, SECRETS, Databases, running_api, service_environment
+from tests.harness import SECRETS, Databases, running_api, service_environment
+from tests.starting import start
 
 REQUIRED = ("BILLING_INTERNAL_JWT_SECRET", "BILLING_ADMIN_JWT_SECRET", "BILLING_MEMBER_JWT_SECRET")
 NO_REDIS = "redis://127.0.0.1:1/0"
-
-
-def start(environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Load the API's process as granian does, with *environment* and nothing of ours beside it."""
-    ours = {name for name in os.environ if name.startswith(("BILLING_", "ARRAKIS_", "DATABASE_"))}
-    clean = {name: value for name, value in os.environ.items() if name not in ours}
-    return subprocess.run(
-        [sys.executable, "-c", "import services.api.wsgi"],
-        cwd=ROOT,
-        env={**clean, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def settings_for(path: Path, **changes: str) -> dict[str, str]:

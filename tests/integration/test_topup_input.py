@@ -8,8 +8,9 @@ import pytest
 
 from tests.front_door import send, snapshot
 from tests.harness import Api, Databases, running_api, unique
-from tests.integration.test_startup import settings_for, start
+from tests.integration.test_startup import settings_for
 from tests.shop import FIVE, Shop, networks
+from tests.starting import start
 from tests.x402_harness import PAYER
 
 HASH = f"0x{'a1' * 32}"

@@ -2,7 +2,7 @@
 
 import http.client
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,21 +10,14 @@ import requests
 from sqlalchemy import text
 
 from deploy.local.servers import free_port
-from tests.harness import Databases, granian, service, service_environment, unique
-from tests.receiver import PATHS, Receiver, notice, own_payment_id, running_receiver, sign
+from tests.harness import granian, service, service_environment, unique
+from tests.receiver import PATHS, Receiver, notice, own_payment_id, sign
 
 
 @pytest.fixture(scope="module", params=("sqlite", "postgresql"))
-def receiver(
-    request: pytest.FixtureRequest,
-    databases: Databases,
-    redis_url: str,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Receiver]:
+def receiver(request: pytest.FixtureRequest, receivers: Callable[[str], Receiver]) -> Receiver:
     """The real receiver, on each kind of database."""
-    log = tmp_path_factory.mktemp("logs") / "webhooks.log"
-    with running_receiver(databases.make(request.param), redis_url, log) as running:
-        yield running
+    return receivers(request.param)
 
 
 def test_a_signed_notice_is_stored_once_and_its_repeat_is_called_one(receiver: Receiver) -> None:
