@@ -1,6 +1,6 @@
 # Every target does its own set-up; `make` alone lists them. Only Python 3.11+, pip and make are needed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check bench bench-quick chaos env lock
+.PHONY: help setup demo up test check bench bench-quick soak chaos env lock
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -39,6 +39,9 @@ bench: $(READY) ## Measure everything that has a target, as ratios in one run (u
 
 bench-quick: $(READY) ## The same with one short loop (under 2 minutes): does it still run, and about how fast
 	@$(BIN)/python -m bench --quick
+
+soak: $(READY) ## Weigh every process for SOAK_MINUTES (60) under a steady load: none may grow
+	@$(BIN)/python -m bench.soak --minutes $${SOAK_MINUTES:-60}
 
 chaos: $(READY) ## Break everything for CHAOS_MINUTES (5) under load, then 400,000 random ledger commands
 	@$(BIN)/python -m deploy.local.chaos
