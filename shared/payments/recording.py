@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import literal_column, select, union, update
 
 from shared import jobs
 from shared.database import Tx, insert_rows, update_rows
@@ -18,12 +18,30 @@ from shared.ledger.commands import Mint, Refund
 from shared.models.payments import CryptoPayment, PaymentCredit, Purchase, WebhookEvent
 from shared.money import CoinAmount, parse_coin
 from shared.operations import dlq
-from shared.parameters import member_of
+from shared.parameters import constant, member_of
 from shared.payments.telling import is_told_of_deposits, tell_deposit, tell_refund
 
 _TEXT_MAX = 255
 _TABLE = CryptoPayment.__table__
 _PACK_BASES = ("pack", "overpaid")
+# What notices are decided by; a row has as much again, of which the last notice is the most.
+_COLUMNS = (
+    "id",
+    "provider",
+    "provider_payment_id",
+    "parent_payment_id",
+    "order_id",
+    "account_id",
+    "community_id",
+    "price_amount",
+    "price_currency",
+    "pay_amount",
+    "pack_id",
+    "pack_micro",
+    "status",
+    "actually_paid",
+    "created_at",
+)
 
 
 @dataclass
@@ -76,7 +94,8 @@ def load_payments(
     for notice in notices.values():
         named.add(text_of(notice, "parent_payment_id"))
         orders.add(text_of(notice, "order_id"))
-    rows = tx.all(_PAYMENTS, ids=sorted(named - {""}), orders=sorted(orders - {""}))
+    sought = tx.all(_SOUGHT, numbers=sorted(named - {""}), orders=sorted(orders - {""}))
+    rows = tx.all(_PAYMENTS, ids=[row.id for row in sought]) if sought else []
     credited: dict[str, list[Credit]] = defaultdict(list)
     for row in tx.all(_CREDITS, ids=[row.id for row in rows]) if rows else []:
         credited[row.payment_id].append(Credit(row.lot_id, row.amount_micro, row.basis, row.rate))
@@ -224,15 +243,21 @@ def coin_of(notice: Mapping[str, Any], name: str) -> CoinAmount | None:
         return None
 
 
+# One condition with OR would walk all payments where PostgreSQL has no statistics, or has old ones.
+# The sum keeps it from seeking orders by their provider, of which there are two.
+_SOUGHT = union(
+    select(CryptoPayment.id).where(
+        CryptoPayment.provider == constant("nowpayments"),
+        member_of(CryptoPayment.provider_payment_id, "numbers"),
+    ),
+    select(CryptoPayment.id).where(
+        CryptoPayment.provider + literal_column("''") == constant("nowpayments"),
+        member_of(CryptoPayment.order_id, "orders"),
+    ),
+)
 _PAYMENTS = (
-    select(*_TABLE.c)
-    .where(
-        CryptoPayment.provider == "nowpayments",
-        or_(
-            member_of(CryptoPayment.provider_payment_id, "ids"),
-            member_of(CryptoPayment.order_id, "orders"),
-        ),
-    )
+    select(*(_TABLE.c[name] for name in _COLUMNS))
+    .where(member_of(CryptoPayment.id, "ids"))
     .order_by(CryptoPayment.id)
     .with_for_update()
 )

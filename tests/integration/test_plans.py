@@ -151,6 +151,19 @@ def test_no_statement_walks_a_table_that_grows(worked: tuple[Database, Capture])
     assert walking == [], "\n".join(walking)
 
 
+def test_notices_go_by_indexes_before_there_are_statistics(databases: Databases) -> None:
+    """A burst after the start walks no table: a plan is kept until the first ANALYZE."""
+    ledger = Ledger(databases.make("postgresql"))
+    till = Till(ledger)
+    payment = till.payment()
+    with capturing(ledger.database) as capture, capture.during("notice"):
+        till.tell(payment, "finished")
+        till.drain()
+    walking = {s: walks(ledger.database, s, capture.sent[s]) for s in capture.of("notice")}
+    ledger.database.dispose()
+    assert {statement: walked for statement, walked in walking.items() if walked} == {}
+
+
 def test_hot_statements_name_their_accounts(worked: tuple[Database, Capture]) -> None:
     """A cluster could send each to the node of its accounts, but for those that are listed."""
     database, capture = worked
