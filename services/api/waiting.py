@@ -63,7 +63,11 @@ def do_or_leave(work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
             _AT_WORK.release()
 
     names = contextvars.copy_context()  # so that its log lines name the request
-    threading.Thread(target=lambda: names.run(run), name="left work", daemon=True).start()
+    try:
+        threading.Thread(target=lambda: names.run(run), name="left work", daemon=True).start()
+    except RuntimeError as error:  # the host allows no more threads
+        _AT_WORK.release()
+        raise Unavailable("There is no thread to do this in.", code="overloaded") from error
     wait([done], max(_LEAST_SECONDS, _wait_seconds()))
     return done.result() if done.done() else None
 
