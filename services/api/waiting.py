@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from flask import request
@@ -16,6 +16,7 @@ from shared.database import Tx
 from shared.errors import Unavailable
 
 log = structlog.get_logger()
+Begun = TypeVar("Begun")
 _WAIT = re.compile(r"(?:^|[,;\s])wait=([0-9]{1,3})(?:$|[,;\s])")
 _WAIT_MAX_SECONDS = 30
 _LOOK_SECONDS = 0.1
@@ -43,19 +44,27 @@ def wait_for(job: dict[str, Any], look: Callable[[Tx], dict[str, Any]]) -> dict[
         _WAITING.release()
 
 
-def do_or_leave(work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
-    """Do *work* in a thread; return its result, or None if it goes on without the caller.
+def do_or_leave(
+    begin: Callable[[], Begun], go_on: Callable[[Begun], dict[str, Any]]
+) -> dict[str, Any] | None:
+    """Begin, and go on in a thread; return its result, or None if it goes on without the caller.
 
-    That is after a second, or the time of ``Prefer: wait=N``. What it raises in time is raised;
-    later it is logged. Raises Unavailable (``overloaded``) while many others go on.
+    That is after a second, or the time of ``Prefer: wait=N``. What is raised in time is raised;
+    later it is logged. *begin* is done here, so what it wrote is there whatever becomes of this
+    process. Raises Unavailable (``overloaded``), and begins nothing, while many others go on.
     """
     if not _AT_WORK.acquire(blocking=False):
         raise Unavailable("Others of this kind are being worked on.", code="overloaded")
+    try:
+        begun = begin()
+    except BaseException:
+        _AT_WORK.release()
+        raise
     done: Future[dict[str, Any]] = Future()
 
     def run() -> None:
         try:
-            done.set_result(work())
+            done.set_result(go_on(begun))
         except Exception as error:  # noqa: BLE001  whoever waits raises it
             done.set_exception(error)
             log.info("work_in_thread_failed", reason=repr(error))

@@ -1,12 +1,14 @@
 """Payments as operators mend them: list, explain, replay, refund. Each change is audited."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any
 
 from sqlalchemy import Row, select, text
 
-from shared.clock import to_wire
+from shared.clock import add_seconds, to_wire
 from shared.database import Database, Tx, patiently, update_rows
 from shared.errors import Conflict, NotFound, Unavailable
 from shared.ledger.book import post
@@ -18,7 +20,7 @@ from shared.operations import dlq
 from shared.operations.audit import Actor, noting_refusals, record
 from shared.payments import intake
 from shared.payments.intake import Intake
-from shared.payments.polling import look
+from shared.payments.polling import CLAIM_SECONDS, look, plan_next
 from shared.payments.providers.nowpayments_shapes import is_identifier
 from shared.payments.telling import tell_refund
 from shared.payments.views import describe, find_row
@@ -99,58 +101,98 @@ def explain_payment(tx: Tx, payment_id: str) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Replay:
+    """A replay that has begun. ``row`` is our payment, ``claimed`` when pollers would ask of it."""
+
+    payment_id: str
+    number: str | None
+    row: Row[Any] | None
+    claimed: datetime | None
+    is_known: bool
+
+
 def replay(collaborators: Intake, actor: Actor, payment_id: str) -> dict[str, Any]:
     """Ask the provider about a payment and work its notices off once more (runbook 6).
 
     By our id or the provider's, known to us or not. What was credited is not credited again.
-    Returns the payment as explained, with ``isProviderAsked``. Raises NotFound if neither we nor
-    the provider know it, Conflict (``nothing_to_replay``) if it has no notices; both are audited.
-    Raises Unavailable if we do not know it and the provider cannot be asked.
+    Returns the payment as explained, with ``isProviderAsked``. Raises as its two halves do.
     """
-    with noting_refusals(
-        collaborators.database,
-        actor,
-        "payment_replay",
-        target_type="payment",
-        target_id=payment_id,
+    return go_on(collaborators, actor, begin_replay(collaborators.database, actor, payment_id))
+
+
+def begin_replay(database: Database, actor: Actor, payment_id: str) -> Replay:
+    """Make a replay of what we know a worker's job: its notices are due, and asking is too, soon.
+
+    So it comes to its end also if this process does not. Raises Conflict (``nothing_to_replay``)
+    if its provider tells no notices; that is audited.
+    """
+    with (
+        noting_refusals(
+            database, actor, "payment_replay", target_type="payment", target_id=payment_id
+        ),
+        database.transaction() as tx,
     ):
-        return _replay(collaborators, actor, payment_id)
-
-
-def _replay(collaborators: Intake, actor: Actor, payment_id: str) -> dict[str, Any]:
-    database = collaborators.database
-    with database.reading() as tx:
         row = tx.first(_BY_ANY_ID, id=payment_id)
+        if row is not None and row.provider != "nowpayments":
+            raise Conflict("Only NOWPayments tells notices to replay.", code="nothing_to_replay")
         number = row.provider_payment_id if row is not None else payment_id
-        is_known = row is not None or bool(tx.all(_EVENTS, provider="nowpayments", number=number))
-    if row is not None and row.provider != "nowpayments":
-        raise Conflict("Only NOWPayments tells notices to replay.", code="nothing_to_replay")
-    told, is_asked = None, is_identifier(number)
-    try:
-        told = look(database, collaborators.provider, number) if is_asked else None
-    except Unavailable:
-        if not is_known:
-            raise
-        is_asked = False
-    with database.transaction() as tx:
         events = tx.all(_EVENTS, provider="nowpayments", number=number)
-        if not events and row is None:
-            raise NotFound(
-                "Neither we nor the provider know this payment.", code="payment_not_found"
-            )
-        ids = [event.id for event in events]
-        intake.rearm(tx, ids)
-        record(
-            tx,
-            actor,
-            "payment_replay",
-            target_type="payment",
-            target_id=payment_id,
-            details={"events": len(ids), "isProviderAsked": is_asked, "isNews": bool(told)},
-        )
-    intake.drain(collaborators, only=ids)
-    with database.reading() as tx:
-        return {**explain_payment(tx, number or payment_id), "isProviderAsked": is_asked}
+        claimed = None
+        if row is not None and is_identifier(number):
+            claimed = add_seconds(tx.now, CLAIM_SECONDS)
+            update_rows(tx, _TABLE, [{"id": row.id, "next_poll_at": claimed}])
+        is_known = row is not None or bool(events)
+        if is_known:
+            intake.rearm(tx, [event.id for event in events])
+            _note_replay(tx, actor, payment_id, events)
+        return Replay(payment_id, number, row, claimed, is_known)
+
+
+def go_on(collaborators: Intake, actor: Actor, begun: Replay) -> dict[str, Any]:
+    """Ask the provider and work off the notices of a replay that has begun; return the payment.
+
+    Raises NotFound if neither we nor the provider know it, which is audited, and Unavailable if
+    we do not know it and the provider cannot be asked.
+    """
+    database, number, payment_id = collaborators.database, begun.number, begun.payment_id
+    with noting_refusals(
+        database, actor, "payment_replay", target_type="payment", target_id=payment_id
+    ):
+        is_asked = _ask_again(collaborators, begun)
+        with database.transaction() as tx:
+            events = tx.all(_EVENTS, provider="nowpayments", number=number)
+            if not begun.is_known:
+                if not events:
+                    raise NotFound(
+                        "Neither we nor the provider know this payment.", code="payment_not_found"
+                    )
+                _note_replay(tx, actor, payment_id, events)
+        intake.drain(collaborators, only=[event.id for event in events])
+        with database.reading() as tx:
+            return {**explain_payment(tx, number or payment_id), "isProviderAsked": is_asked}
+
+
+def _ask_again(collaborators: Intake, begun: Replay) -> bool:
+    """Store what the provider shows now; False if it could not be asked of what we know."""
+    if begun.number is None or not is_identifier(begun.number):
+        return False
+    try:
+        look(collaborators.database, collaborators.provider, begun.number)
+    except Unavailable:
+        if not begun.is_known:
+            raise
+        return False
+    if begun.claimed is not None:
+        plan_next(collaborators.database, begun.row, begun.claimed)
+    return True
+
+
+def _note_replay(tx: Tx, actor: Actor, payment_id: str, events: Sequence[Row[Any]]) -> None:
+    details = {"events": len(events)}
+    record(
+        tx, actor, "payment_replay", target_type="payment", target_id=payment_id, details=details
+    )
 
 
 def refund(

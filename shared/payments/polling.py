@@ -28,7 +28,7 @@ _OPEN = frozenset({"waiting", "confirming", "confirmed", "sending", "partially_p
 _MAY_COME_LATE = frozenset({"expired", "failed"})
 _LATE_SECONDS, _LATE_LAST_DAYS = 3_600, 30
 _DAY_SECONDS = 86_400
-_CLAIM_SECONDS = 60
+CLAIM_SECONDS = 60
 _FORGOTTEN_SECONDS, _GIVEN_UP_SECONDS = 14 * _DAY_SECONDS, 90 * _DAY_SECONDS
 
 
@@ -59,7 +59,7 @@ def poll(database: Database, provider: NowPayments) -> int:
     """
     with database.transaction() as tx:
         due = tx.all(_DUE, now=tx.now)
-        claimed = add_seconds(tx.now, _CLAIM_SECONDS)
+        claimed = add_seconds(tx.now, CLAIM_SECONDS)
         update_rows(
             tx, CryptoPayment.__table__, [{"id": row.id, "next_poll_at": claimed} for row in due]
         )
@@ -67,7 +67,7 @@ def poll(database: Database, provider: NowPayments) -> int:
     for row in due:
         try:
             look(database, provider, row.provider_payment_id)
-            _plan_next(database, row, claimed)
+            plan_next(database, row, claimed)
         except Unavailable as error:  # one answer without sense must not keep the others waiting
             failure = failure or error
     if failure is not None:
@@ -75,8 +75,8 @@ def poll(database: Database, provider: NowPayments) -> int:
     return len(due)
 
 
-def _plan_next(database: Database, row: Any, claimed: datetime) -> None:
-    """Set the time of the next look, unless something else has set it meanwhile."""
+def plan_next(database: Database, row: Any, claimed: datetime) -> None:
+    """Set the time of the next look at *row*, unless it is not *claimed* any more."""
     with database.transaction() as tx:
         due_at = next_look(row.status, created_at=row.created_at, now=tx.now)
         still_claimed = update(CryptoPayment).where(

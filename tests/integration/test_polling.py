@@ -17,6 +17,8 @@ from services.workers.schedule import EVERY_SECONDS
 from shared.clock import add_seconds
 from shared.errors import Unavailable
 from shared.messaging import TaskName
+from shared.operations import payments as desk
+from shared.operations.audit import Actor
 from shared.payments import polling
 from shared.payments.polling import next_look
 from shared.payments.providers.nowpayments import NowPayments
@@ -157,6 +159,29 @@ def test_a_payment_that_expired_heals_when_it_is_paid_late(simulated: Simulated)
     simulated.simulator.play(int(payment.number), "missed")
     simulated.heal()
     assert simulated.till.shown(payment)["creditedMicro"] == str(PRICE)
+
+
+def test_a_replay_whose_process_is_killed_is_brought_to_its_end_by_workers(
+    simulated: Simulated,
+) -> None:
+    """Its notices are worked off at once, and the provider is asked when the claim has lapsed."""
+    till, actor = simulated.till, Actor("admin", "night shift")
+    missed, spoilt = simulated.buy(next_poll_at=None), simulated.buy(next_poll_at=None)
+    simulated.simulator.play(int(missed.number), "missed")
+    till.tell(spoilt, "finished")
+    till.ledger.sql("UPDATE webhook_events SET state = 'parked'")
+    for payment in (missed, spoilt):
+        desk.begin_replay(till.ledger.database, actor, payment.number)
+    simulated.heal()
+    assert [till.shown(one)["status"] for one in (missed, spoilt)] == ["waiting", "finished"]
+    simulated.clock.advance(seconds=polling.CLAIM_SECONDS)
+    simulated.heal()
+    for payment in (missed, spoilt):
+        assert till.shown(payment)["creditedMicro"] == str(PRICE)
+    due = "SELECT count(*) FROM crypto_payments WHERE next_poll_at IS NOT NULL"
+    assert till.ledger.rows(due) == [(0,)]
+    audited = till.ledger.rows("SELECT action, target_id FROM admin_audit_log ORDER BY id")
+    assert audited == [("payment_replay", one.number) for one in (missed, spoilt)]
 
 
 def test_a_notice_that_comes_after_the_poll_credits_nothing_more(simulated: Simulated) -> None:

@@ -19,7 +19,7 @@ def no_more_threads() -> Iterator[None]:
     threading.stack_size(usual)
 
 
-def refuses() -> dict[str, str]:
+def refuses(*_: object) -> dict[str, str]:
     raise ValueError("no")
 
 
@@ -27,7 +27,7 @@ def test_work_that_no_thread_can_be_started_for_keeps_no_slot(no_more_threads: N
     with Flask(__name__).test_request_context():
         for _ in range(9):
             with pytest.raises(Unavailable) as refused:
-                do_or_leave(dict)
+                do_or_leave(dict, dict)
             assert refused.value.code == "overloaded"
             assert refused.value.message == "There is no thread to do this in."
 
@@ -36,5 +36,7 @@ def test_work_that_fails_keeps_no_slot() -> None:
     with Flask(__name__).test_request_context():
         for _ in range(9):
             with pytest.raises(ValueError, match="no"):
-                do_or_leave(refuses)
-        assert do_or_leave(dict) == {}
+                do_or_leave(refuses, dict)
+            with pytest.raises(ValueError, match="no"):
+                do_or_leave(dict, refuses)
+        assert do_or_leave(dict, dict) == {}

@@ -72,10 +72,13 @@ def replay(payment_id: str) -> Response:
     """Ask the provider again, and work the payment's notices off once more.
 
     200 with the payment, or 202 if it takes longer than a second or the time of ``Prefer: wait=N``:
-    it goes on then, and is safe to ask for again.
+    it goes on then, by a worker if this process ends, and is safe to ask for again.
     """
     intake, admin = services().intake, actor()
-    done = do_or_leave(lambda: payments.replay(intake, admin, payment_id))
+    done = do_or_leave(
+        lambda: payments.begin_replay(intake.database, admin, payment_id),
+        lambda begun: payments.go_on(intake, admin, begun),
+    )
     if done is not None:
         return answer(done)
     path = f"{_PATH}/{quote(payment_id, safe='')}"
