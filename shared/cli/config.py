@@ -71,7 +71,7 @@ def set_settings(desk: Host | Api, pairs: tuple[str, ...], reason: str, *, is_js
     \b
     Examples:
         arrakis config set reserve_ttl_seconds 600 --reason "slow models"
-        arrakis config set commons_rate_bps 600 foundation_rate_bps 2400 --reason "vote 12"
+        arrakis config set ceiling_micro 5000000 reserve_ttl_seconds 60 --reason "rehearsal"
     """
     keys, values = pairs[::2], pairs[1::2]
     if len(keys) != len(values) or len(set(keys)) != len(keys):

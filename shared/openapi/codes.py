@@ -134,6 +134,7 @@ _ROWS: tuple[tuple[int, str, str], ...] = (
     (409, "reservation_finalized", "The hold is settled and cannot be given back."),
     (409, "reservation_not_pending", "The hold has ended and cannot be extended."),
     (409, "revenue_rule_state", "From its status the rule cannot go there."),
+    (409, "revenue_rules_only", "Shares are changed by a revenue rule, receivers by SQL."),
     (409, "too_many_webhooks", "There are as many webhooks as there may be."),
     (409, "webhook_disabled", "The webhook is disabled; enable it first."),
     (409, "webhook_removed", "The webhook of the delivery is removed."),

@@ -1,7 +1,7 @@
 """The settings of ``billing_config``: every known key, what it means, and how it is changed.
 
 A change is checked by building all that reads the configuration from what it would be afterwards,
-so values that make no sense together are refused together (rates that do not add up to 10,000).
+so values that make no sense together are refused together.
 """
 
 import re
@@ -49,12 +49,13 @@ class Setting:
 
 
 def _bps(key: str, whose: str, seed: str) -> Setting:
-    allowed = "0 to 10000; the three add up to 10000"
+    allowed = "0 to 10000; the three add up to 10000; changed by a revenue rule, or by SQL"
     return Setting(key, f"The share of each charge for {whose}", "bps", allowed, seed)
 
 
 def _receiver(key: str, whose: str, seed: str) -> Setting:
-    return Setting(key, f"Who receives {whose} share", "account id", "an account that exists", seed)
+    allowed = "an account that exists; changed by SQL"
+    return Setting(key, f"Who receives {whose} share", "account id", allowed, seed)
 
 
 def _days(key: str, what: str, seed: str) -> Setting:
@@ -213,6 +214,11 @@ _ALL = (
     _written("reconciliation_generation", "How many comparisons there were", "count"),
 )
 KNOWN: Mapping[str, Setting] = {setting.key: setting for setting in _ALL}
+_REVENUE = {
+    f"{who}_{what}"
+    for who in ("commons", "community", "foundation")
+    for what in ("rate_bps", "account_id")
+}
 
 
 def list_settings(tx: Tx) -> dict[str, Any]:
@@ -238,7 +244,8 @@ def change_settings(tx: Tx, actor: Actor, values: Mapping[str, str], reason: str
 
     The answer names what changed, with old and new values. Running processes obey within five
     seconds (contract 2). Refusals: Invalid ``unknown_setting``, ``setting_read_only`` and
-    ``setting_refused``, Conflict ``mode_by_itself`` for the mode, which asks for evidence.
+    ``setting_refused``, Conflict ``mode_by_itself`` for the mode, which asks for evidence, and
+    ``revenue_rules_only`` for shares and their receivers, which ask for a second person (ADR 11).
     """
     # All rows, in the order in which activations lock the rates: what is valid with the others
     # must still be so when it is written.
@@ -296,6 +303,12 @@ def _require_allowed(tx: Tx, rows: Mapping[str, Any], values: Mapping[str, str])
                 "The mode is changed by `arrakis mode set` or POST /admin/billing/mode, "
                 "which look at the evidence.",
                 code="mode_by_itself",
+            )
+        if key in _REVENUE:
+            raise Conflict(
+                f"{key} is not one person's to change. Shares are changed by a revenue rule (POST "
+                "/admin/billing/revenue-rules), their receivers by SQL.",
+                code="revenue_rules_only",
             )
         if len(value) > VALUE_MAX_CHARACTERS:
             raise Invalid(f"{key} is too long.", code="setting_refused")

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from shared.errors import Conflict
 from shared.operations import settings
 from shared.operations.audit import Actor
 from shared.payments.policy import CreditPolicy, load_policy
@@ -42,10 +43,16 @@ def test_a_change_is_audited_with_old_and_new(ledger: Ledger) -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, str], str]] = {
-    "rates that do not add up": ({"commons_rate_bps": "600"}, "setting_refused"),
-    "a rate that is no number": ({"commons_rate_bps": "5e2"}, "setting_refused"),
+    "a rate": ({"commons_rate_bps": "500"}, "revenue_rules_only"),
+    "rates that add up": (
+        {"commons_rate_bps": "600", "foundation_rate_bps": "2400"},
+        "revenue_rules_only",
+    ),
     "a life of nothing": ({"reserve_ttl_seconds": "0"}, "setting_refused"),
-    "an account that is not there": ({"commons_account_id": "nobody"}, "setting_refused"),
+    "who receives a share": (
+        {"ceiling_micro": "5000", "community_account_id": "sys-commons"},
+        "revenue_rules_only",
+    ),
     "prices that are no JSON": ({"model_prices": "{"}, "setting_refused"),
     "JSON without an end": ({"model_prices": "[" * 9_000}, "setting_refused"),
     "a multiplier below one": ({"safety_multiplier": "0.9"}, "setting_refused"),
@@ -91,10 +98,15 @@ def test_what_makes_no_sense_is_refused_whole_and_audited(ledger: Ledger, case: 
     assert (action, details["refusedBecause"]) == ("config_set_refused", code)
 
 
-def test_rates_change_together(ledger: Ledger) -> None:
-    change(ledger, commons_rate_bps="600", foundation_rate_bps="2400").unwrap()
-    with ledger.database.reading() as tx:
-        assert settings.list_settings(tx)["fault"] is None
+def test_nobody_changes_alone_how_charges_are_shared(ledger: Ledger) -> None:
+    """Every key that the shares are read from is refused; the refusal says where to go (ADR 11)."""
+    shared_by = [key for key in settings.KNOWN if key.endswith(("_rate_bps", "_account_id"))]
+    assert len(shared_by) == 6
+    for key in shared_by:
+        refused = change(ledger, **{key: "1"}).error
+        assert isinstance(refused, Conflict)
+        assert refused.code == "revenue_rules_only"
+        assert "/admin/billing/revenue-rules" in refused.message
 
 
 def test_a_fault_that_sql_brought_is_told_and_mended(ledger: Ledger) -> None:
@@ -103,7 +115,7 @@ def test_a_fault_that_sql_brought_is_told_and_mended(ledger: Ledger) -> None:
         assert "do not add up" in settings.list_settings(tx)["fault"]
     assert arrakis("config", "list", DATABASE_URL=ledger.url)[0] == 1
     assert change(ledger, ceiling_micro="5000").error is not None
-    change(ledger, commons_rate_bps="500").unwrap()
+    ledger.configure(commons_rate_bps="500")
     assert arrakis("config", "list", DATABASE_URL=ledger.url)[0] == 0
 
 
@@ -124,17 +136,17 @@ def test_every_row_is_known_and_every_seed_makes_sense(ledger: Ledger) -> None:
 def test_the_command_lists_gets_and_sets(ledger: Ledger) -> None:
     at = {"DATABASE_URL": ledger.url}
     code, output, complaint = arrakis(
-        "config", "set", "commons_rate_bps", "600", "foundation_rate_bps", "2400",
+        "config", "set", "reserve_ttl_seconds", "600", "ceiling_micro", "5000000",
         "--reason", "vote 12", **at,
     )  # fmt: skip
     assert (code, complaint) == (0, "")
     assert output.splitlines() == [
-        "commons_rate_bps: 500 -> 600",
-        "foundation_rate_bps: 2500 -> 2400",
+        "reserve_ttl_seconds: 300 -> 600",
+        "ceiling_micro: 100000000000 -> 5000000",
     ]
-    assert arrakis("config", "get", "commons_rate_bps", **at) == (0, "600\n", "")
-    code, found = told("config", "get", "commons_rate_bps", **at)
-    assert (code, found["unit"], found["isReadOnly"]) == (0, "bps", False)
+    assert arrakis("config", "get", "reserve_ttl_seconds", **at) == (0, "600\n", "")
+    code, found = told("config", "get", "reserve_ttl_seconds", **at)
+    assert (code, found["unit"], found["isReadOnly"]) == (0, "seconds", False)
     [(_, details)] = audited(ledger)
     assert details["reason"] == "vote 12"
     code, _, complaint = arrakis("config", "set", "ceiling", "1", "--reason", "x", **at)
@@ -161,7 +173,7 @@ def test_the_admin_api_does_the_same_and_running_processes_obey(
     refused = api.patch(
         path, {"values": {"commons_rate_bps": "1"}, "reason": "x"}, headers=api.admin()
     )
-    assert (refused.status_code, refused.json()["code"]) == (400, "setting_refused")
+    assert (refused.status_code, refused.json()["code"]) == (409, "revenue_rules_only")
     listed = api.get(path, headers=reader).json()["settings"]
     assert {"reserve_ttl_seconds": "900", "commons_rate_bps": "500"}.items() <= {
         one["key"]: one["value"] for one in listed

@@ -55,7 +55,13 @@ def show_setting(key: str) -> Response:
 @documented(
     {200: ChangedSettings},
     body=ConfigRequest,
-    errors=("mode_by_itself", "setting_read_only", "setting_refused", "unknown_setting"),
+    errors=(
+        "mode_by_itself",
+        "revenue_rules_only",
+        "setting_read_only",
+        "setting_refused",
+        "unknown_setting",
+    ),
 )
 def change_settings() -> Response:
     """Change settings together; running processes obey within five seconds."""
