@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared.cli.checkup import weakness_of
+from shared.cli.checkup import verdict_on_sorting, weakness_of
 from shared.clock import system_clock
 from shared.database import Database
 from shared.operations import ticks
@@ -56,7 +56,7 @@ def test_a_fit_environment_is_told_line_by_line(
     code, output, complaint = arrakis("doctor", **well(ledger, redis_url, simulator))
     assert complaint == ""
     lines = output.splitlines()[1:]
-    assert len(lines) == 16
+    assert len(lines) == 17
     unwell = [line.split()[1] for line in lines if not line.startswith("ok ")]
     # The tests' PostgreSQL may lose commits in a power cut, and the doctor sees that.
     assert unwell == ([] if ledger.database.is_sqlite else ["durability"]), output
@@ -114,6 +114,24 @@ def test_what_is_away_is_told_with_exit_3(
         **environment | {"DATABASE_URL": "postgresql+psycopg://nobody@127.0.0.1:1/none"}
     )
     assert (code, found["database"], found["clock"]) == (3, "away", "away")
+
+
+@pytest.mark.parametrize(
+    ("provider", "collation", "verdict"),
+    [
+        ("c", "C", "ok"),
+        ("c", "C.utf8", "ok"),
+        ("b", "en_US.utf8", "ok"),
+        ("c", "en_US.utf8", "warning"),
+        ("i", "de_DE.utf8", "warning"),
+    ],
+)
+def test_a_database_that_sorts_by_the_rules_of_a_language_is_told(
+    provider: str, collation: str, verdict: str
+) -> None:
+    found = verdict_on_sorting(provider, collation)
+    assert found.verdict == verdict
+    assert (collation in found.told and "LOCALE 'C'" in found.advice) == (verdict == "warning")
 
 
 def test_an_old_schema_is_told(tmp_path: Path) -> None:
