@@ -5,6 +5,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import structlog
@@ -19,6 +20,8 @@ from prometheus_client import (
     values,
 )
 from prometheus_client.registry import Collector
+
+from shared.lines import Lines
 
 _JWT = r"eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]+){1,2}"  # whole, or cut off before its signature
 _OF_ENDPOINTS = r"whsec_[A-Za-z0-9+/=]{16,}"  # what signs an outgoing webhook
@@ -40,6 +43,9 @@ TOKENS_REFUSED = Counter(
 )
 LIMITER_FALLBACKS = Counter(
     "arrakis_rate_limit_fallbacks_total", "Rate checks counted locally because Redis was away."
+)
+LOG_LINES_LOST = Counter(
+    "arrakis_log_lines_lost_total", "Log lines that could not be written: full disk, no reader."
 )
 WEBHOOKS = Counter(
     "arrakis_webhooks_total", "Provider notices by what became of them.", ["provider", "outcome"]
@@ -128,35 +134,40 @@ def configure_logging(
     None shows one of *secret_values* or a token, wherever it comes from: a provider may send our
     key back to us in the text of an error.
     """
-    shared: list[structlog.typing.Processor] = [
+    hide = _hiding(secret_values)
+    begin: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
+        structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _scrub,
     ]
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
-    )
-    handler = logging.StreamHandler(sys.stdout)
+    end: list[structlog.typing.Processor] = [structlog.processors.format_exc_info, _as_json, hide]
+    lines = Lines(sys.stdout.buffer, LOG_LINES_LOST.inc)
+    handler = logging.StreamHandler(lines)
+    foreign = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *end]
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
-                structlog.processors.JSONRenderer(ensure_ascii=False),
-                _hiding(secret_values),
-            ],
-        )
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=begin, processors=foreign)
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     # At DEBUG it tells the whole address of every call, and the address of a node has a key in it.
     logging.getLogger("urllib3").setLevel(logging.INFO)
+    # Ours do not take the way of the libraries' lines: that costs three times as much.
+    structlog.configure(
+        processors=[*begin, *end, lambda _logger, _name, line: f"{line}\n"],
+        wrapper_class=structlog.make_filtering_bound_logger(root.level),
+        logger_factory=lambda *_: lines,
+        cache_logger_on_first_use=True,
+    )
     structlog.contextvars.bind_contextvars(service=service)
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, default=repr)
+
+
+def _as_json(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> str:
+    return _ENCODER.encode(event)
 
 
 def _hiding(secret_values: Sequence[str]) -> Callable[[Any, str, Any], str]:
@@ -169,6 +180,11 @@ def _hiding(secret_values: Sequence[str]) -> Callable[[Any, str, Any], str]:
 
 def _scrub(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for name in event:
-        if _SECRET_NAMES.search(name):
+        if _is_secret(name):
             event[name] = "***"
     return event
+
+
+@lru_cache(maxsize=1024)
+def _is_secret(name: str) -> bool:
+    return _SECRET_NAMES.search(name) is not None
