@@ -4,6 +4,7 @@ Each process adds what its Prometheus counters have grown by, every few seconds 
 of its own: no answer waits for it. A process that is killed takes its last seconds along.
 """
 
+import secrets
 import threading
 import time
 from collections import Counter
@@ -72,21 +73,34 @@ class Recorder:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._recorded = _counted()
+        self._sending: Counter[str] | None = None
+        # One row says how many flushes of this recorder are in the table.
+        self._mark = f"flushes_{secrets.token_hex(8)}"
+        self._began: datetime | None = None
+        self._flush = 0
 
     def start(self) -> None:
         """Record from now on, in the background."""
         threading.Thread(target=self._record, name="recorder", daemon=True).start()
 
     def flush(self) -> None:
-        """Add what is new. Raises Unavailable; then it is added with the next call."""
-        counted = _counted()
-        new = counted - self._recorded
-        if not new:
-            return
-        with self._database.transaction() as tx:
-            for name in sorted(new):  # one order for all, so that no two wait for each other
-                add(tx, name, new[name])
-        self._recorded = counted
+        """Add what is new. Raises Unavailable; then it is added with the next call.
+
+        The answer to a commit may be lost, so what was being added then is offered again as it
+        was, and the mark says whether it is in the table already.
+        """
+        if self._sending is None:
+            self._sending = _counted() - self._recorded
+            self._flush += 1
+        if self._sending:
+            with self._database.transaction() as tx:
+                self._began = self._began or _minute_of(tx.now)
+                mark = {"name": self._mark, "minute": self._began, "number": self._flush}
+                if tx.run(_MARK, **mark):
+                    for name in sorted(self._sending):  # one order for all: no two wait crosswise
+                        add(tx, name, self._sending[name])
+        self._recorded += self._sending
+        self._sending = None
 
     def _record(self) -> None:
         while True:
@@ -134,6 +148,11 @@ _TOTAL = select(func.coalesce(func.sum(MinuteCount.total), 0)).where(
 _ADD = text(
     "INSERT INTO minute_counts (name, minute, total) VALUES (:name, :minute, :number)"
     " ON CONFLICT (name, minute) DO UPDATE SET total = minute_counts.total + excluded.total"
+).bindparams(bindparam("minute", type_=UtcTime()))
+_MARK = text(
+    "INSERT INTO minute_counts (name, minute, total) VALUES (:name, :minute, :number)"
+    " ON CONFLICT (name, minute) DO UPDATE SET total = excluded.total"
+    " WHERE minute_counts.total < excluded.total"
 ).bindparams(bindparam("minute", type_=UtcTime()))
 _OLDEST = select(func.min(MinuteCount.minute, type_=UtcTime()))
 _SWEEP = delete(MinuteCount).where(

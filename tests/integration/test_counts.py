@@ -8,6 +8,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from services.workers.work import Work
 from shared.alerts import counts
 from shared.alerts.counts import Recorder
+from shared.database import Database, Tx
+from shared.errors import Unavailable
 from shared.messaging import TaskName
 from shared.observability import BALANCE_CACHE, OUTCOMES, PROVIDER_CALLS
 from tests.ledger import START, Ledger
@@ -70,3 +72,26 @@ def test_what_could_not_be_recorded_is_recorded_later(ledger: Ledger) -> None:
     ledger.sql("ALTER TABLE away RENAME TO minute_counts")
     recorder.flush()
     assert total(ledger, counts.RESERVE_GRANTED) == 1
+
+
+def test_what_was_recorded_is_not_recorded_again_when_the_answer_was_lost(ledger: Ledger) -> None:
+    lost = [Unavailable("The connection broke after the commit.")] * 2
+
+    def lose(_tx: Tx) -> None:
+        if lost:
+            raise lost.pop()
+
+    database = Database(ledger.url, clock=ledger.clock, after_commit=[lose])
+    try:
+        recorder = Recorder(database)
+        for _ in range(2):
+            OUTCOMES.labels("reserve", "ok").inc()
+            with pytest.raises(Unavailable):
+                recorder.flush()
+            ledger.clock.advance(seconds=60)
+        assert total(ledger, counts.RESERVE_GRANTED, minutes=9) == 1
+        recorder.flush()
+        recorder.flush()
+        assert total(ledger, counts.RESERVE_GRANTED, minutes=9) == 2
+    finally:
+        database.dispose()
