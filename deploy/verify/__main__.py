@@ -12,7 +12,7 @@ from deploy.local.sockets import free_port, port_is_taken
 from deploy.local.story import Story, WrongFigureError
 from deploy.verify import edges
 from deploy.verify.containers import Containers
-from deploy.verify.images import IMAGES, VerificationError, build, inspect, prepare_base
+from deploy.verify.images import IMAGES, VerificationError, build, inspect, prepare_base, require
 from deploy.verify.system import (
     API,
     FLOWER,
@@ -82,7 +82,8 @@ def stop_all(containers: Containers) -> None:
     """Stop every service in good order, and tell how long each took."""
     for name in ("flower", *reversed(WORKERS), "webhooks", "api", "simulator"):
         seconds, code = containers.stop(name)
-        say(f"  {name:<20} stopped after {seconds:4.1f} s, exit {code}")
+        require(f"exit status of {name}", code, 0)
+        say(f"  {name:<20} stopped after {seconds:4.1f} s")
 
 
 def verify() -> None:

@@ -133,6 +133,7 @@ class Containers:
         options += [f"--tmpfs={mount}" for mount in one["tmpfs"]]
         options += [f"--volume={PREFIX}{volume}" for volume in one.get("volumes", ())]
         options += [f"--entrypoint={word}" for word in one.get("entrypoint", ())]
+        options += ["--init"] if one["init"] else []
         return options + [
             f"--volume={self._secrets / secret}:/run/secrets/{secret}:ro"
             for secret in one["secrets"]

@@ -1,5 +1,6 @@
 """The workers' application: a Celery task for each kind of work, and threads that need no Redis."""
 
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from functools import partial
 
 import structlog
 from celery import Celery, signals
+from celery.beat import Service
 
 from services.workers.schedule import BEAT_TASK, EVERY_SECONDS
 from services.workers.watchdog import Watchdog
@@ -34,7 +36,22 @@ def install(app: Celery, work: Work, watchdog: Watchdog) -> None:
 
     signals.worker_init.connect(begin, weak=False)
     signals.beat_init.connect(lambda **_: work.expect_ticks(), weak=False)
+    signals.beat_init.connect(end_after_the_round, weak=False)
     signals.worker_shutting_down.connect(lambda **_: stopping.set(), weak=False)
+
+
+def end_after_the_round(sender: Service, **_: object) -> None:
+    """Have beat, the *sender*, end on SIGTERM once what it sends is sent.
+
+    Celery's own handler closes the schedule at once and raises: amid of sending that is lost at
+    times, and beat goes on until it is killed or fails on the closed schedule.
+    """
+
+    def stop(*_: object) -> None:
+        threading.Thread(target=sender.stop).start()  # it logs, which no handler should
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
 
 
 def _task(work: Work, name: TaskName) -> Callable[[], None]:

@@ -1,14 +1,18 @@
 """Liveness is progress: heartbeats, the age of undone work, `arrakis status`, and the gauges."""
 
 import json
+import signal
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery, signals
+from celery.beat import Service
 from structlog.testing import capture_logs
 
-from services.workers.app import install
+from services.workers.app import end_after_the_round, install
 from services.workers.schedule import EVERY_SECONDS, EXPECTED_TICKS, beat_schedule
 from services.workers.watchdog import Watchdog
 from services.workers.work import Work
@@ -73,6 +77,34 @@ def test_beats_wake_up_is_noted_by_the_worker_that_takes_it(ledger: Ledger, work
         app.tasks[task].apply()
     assert seen(ledger).keys() == {name.value for name in TaskName} | {"beat"}
     assert seen(ledger)["beat"].succeeded_at == START
+
+
+def test_beat_told_to_end_amid_of_sending_sends_it_and_ends_in_order(tmp_path: Path) -> None:
+    app = Celery(broker="memory://", set_as_current=False)
+    every = {"task": "work", "schedule": 0.01}
+    app.conf.update(beat_schedule={"work": every}, beat_max_loop_interval=0.01)
+    service = Service(app, schedule_filename=str(tmp_path / "schedule"))
+    sent: list[str] = []
+
+    def end(**_: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    def note(sender: str, **_: object) -> None:
+        sent.append(sender)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signals.before_task_publish.connect(end)
+    signals.after_task_publish.connect(note)
+    try:
+        end_after_the_round(service)
+        service.start()
+    finally:
+        signals.before_task_publish.disconnect(end)
+        signals.after_task_publish.disconnect(note)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert sent
+    assert set(sent) == {"work"}
 
 
 def test_beat_sends_its_own_heartbeat_which_no_worker_polls_for() -> None:

@@ -170,7 +170,7 @@ def test_each_service_has_the_secrets_that_it_needs_and_no_other() -> None:
         "beat": back,
         "flower": {"redis_url", "flower_basic_auth"},
         "migrate": {"database_url"},
-        "operator": back | provider | login | outgoing | tokens,
+        "operator": back | provider | login | outgoing | tokens | ipn,
         "postgres": {"database_password"},
         "redis": {"redis_password"},
         "prometheus": set(),
