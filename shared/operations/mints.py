@@ -1,7 +1,8 @@
 """Mints by an admin: once for each key or payment, audited, and above the threshold proposed.
 
-One admin may give one account no more than the threshold within a day. So a large mint in small
-parts needs a second person as well: the part that exceeds the threshold is proposed.
+One admin may give one account no more than the threshold within a day, and all accounts together
+no more than a hundred times as much. So a large mint in small parts, or to many accounts, needs a
+second person as well: the part that exceeds either sum is proposed.
 """
 
 import json
@@ -21,6 +22,7 @@ from shared.operations.audit import Actor
 from shared.operations.mint_orders import MintOrder
 
 FOUR_EYES_DEFAULT_MICRO = 1_000_000_000
+ALL_ACCOUNTS_FACTOR = 100  # many accounts are funded on an ordinary day
 _DIGITS_MAX = 18
 _WINDOW_SECONDS = 86_400
 
@@ -51,19 +53,25 @@ def _mint(database: Database, terms: Terms, actor: Actor, order: MintOrder) -> t
 
 
 def _exceeds_what_one_may(tx: Tx, actor: Actor, order: MintOrder) -> bool:
-    """Return whether *actor* alone would have minted too much to the account within a day.
+    """Return whether *actor* alone would have minted too much within a day: to one account or all.
 
     Raises Unavailable (``config_invalid``) if the configured threshold makes no sense.
     """
+    # The row is locked, so that the sum over all accounts is counted one mint after another, too.
+    written = tx.scalar(_THRESHOLD.with_for_update())
     try:
-        threshold = read_threshold(tx.scalar(_THRESHOLD) or str(FOUR_EYES_DEFAULT_MICRO))
+        threshold = read_threshold(written or str(FOUR_EYES_DEFAULT_MICRO))
     except ValueError as error:
         raise Unavailable(f"{error}.", code="config_invalid") from error
     since = add_seconds(tx.now, -_WINDOW_SECONDS)
-    rows = tx.all(_MINTED, account=order.account_id, actor=actor.id, since=since)
-    minted = [json.loads(row.details) for row in rows]
-    alone = sum(int(one["amountMicro"]) for one in minted if "proposalId" not in one)
-    return alone + order.amount_micro > threshold
+    to_account = to_all = order.amount_micro
+    for row in tx.all(_MINTED, actor=actor.id, since=since):
+        minted = json.loads(row.details)
+        if "proposalId" not in minted:
+            amount_micro = int(minted["amountMicro"])
+            to_all += amount_micro
+            to_account += amount_micro if row.target_id == order.account_id else 0
+    return to_account > threshold or to_all > threshold * ALL_ACCOUNTS_FACTOR
 
 
 def read_threshold(written: str) -> int:
@@ -74,9 +82,7 @@ def read_threshold(written: str) -> int:
 
 
 _THRESHOLD = select(ConfigRow.value).where(ConfigRow.key == "four_eyes_threshold_micro")
-_MINTED = select(AuditRow.details).where(
-    AuditRow.target_type == "account",
-    AuditRow.target_id == text(":account"),
+_MINTED = select(AuditRow.target_id, AuditRow.details).where(
     AuditRow.action == "admin_mint",
     AuditRow.actor_id == text(":actor"),
     AuditRow.created_at > bindparam("since", type_=UtcTime()),

@@ -123,7 +123,7 @@ _ALL = (
     ),
     Setting(
         _FOUR_EYES,
-        "What one person may mint to an account within a day; more needs a second person",
+        "What one person may mint to one account in a day; to all together a hundred times that",
         "micro-USD",
         "a whole number; it can be lowered, and is raised only by SQL",
         "1000000000",

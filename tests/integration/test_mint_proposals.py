@@ -14,7 +14,7 @@ from shared.errors import NotFound
 from shared.ledger.commands import Outcome
 from shared.messaging import TaskName
 from shared.operations import mint_proposals, mints
-from shared.operations.audit import Actor
+from shared.operations.audit import Actor, record
 from shared.operations.mint_orders import MintOrder
 from shared.operations.mint_proposals import ProposalFilter
 from tests.harness import make_id, unique
@@ -76,6 +76,13 @@ def acts(ledger: Ledger, target: str) -> list[tuple[str, str]]:
     ]
 
 
+def audit_mint(ledger: Ledger, by: Actor, amount_micro: int) -> None:
+    """Let *by* have minted already, to some other account."""
+    with ledger.database.transaction() as tx:
+        details = {"amountMicro": str(amount_micro)}
+        record(tx, by, "admin_mint", target_type="account", target_id="other", details=details)
+
+
 def test_a_second_person_approves_what_is_too_large_for_one(ledger: Ledger) -> None:
     account = ledger.account()
     outcome, is_proposal = order(ledger, account, description="a season's prize", by=ADA)
@@ -126,6 +133,37 @@ def test_approvals_at_once_and_again_mint_exactly_once(ledger: Ledger) -> None:
     assert [code(one) for one in outcomes if one.error] == ["mint_proposal_state"] * 2
     assert done[0].answer == done[1].answer
     assert ledger.balance(account) == (LARGE, 0, 0)
+
+
+def test_small_mints_to_many_accounts_need_a_second_person_above_a_hundred_times_the_threshold(
+    ledger: Ledger,
+) -> None:
+    ledger.configure(four_eyes_threshold_micro="10")
+    accounts = [ledger.account() for _ in range(4)]
+    audit_mint(ledger, ADA, 10 * mints.ALL_ACCOUNTS_FACTOR - 20)
+    assert not order(ledger, accounts[0], 10)[1]
+    approve(ledger, proposed(ledger, accounts[0])).unwrap()  # two persons' mints count for neither
+    assert not order(ledger, accounts[1], 10)[1]
+    assert order(ledger, accounts[2], 1)[1]
+    assert not order(ledger, accounts[2], 10, by=BOB)[1]
+    ledger.clock.advance(hours=24)
+    assert not order(ledger, accounts[3], 10)[1]
+    assert [ledger.balance(one)[0] for one in accounts] == [10 + LARGE, 10, 10, 10]
+
+
+def test_mints_at_once_to_many_accounts_are_summed_one_after_another(ledger: Ledger) -> None:
+    ledger.configure(four_eyes_threshold_micro="1")
+    count, accounts = 4, [ledger.account() for _ in range(4)]
+    start = Barrier(count)
+    audit_mint(ledger, ADA, mints.ALL_ACCOUNTS_FACTOR - 1)
+
+    def try_it(account: str) -> bool:
+        start.wait()
+        return order(ledger, account, 1)[1]
+
+    with ThreadPoolExecutor(count) as threads:
+        assert sorted(threads.map(try_it, accounts)) == [False, True, True, True]
+    assert sum(ledger.balance(one)[0] for one in accounts) == 1
 
 
 def test_the_same_key_gives_the_same_proposal_also_after_its_end(ledger: Ledger) -> None:
