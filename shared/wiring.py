@@ -64,7 +64,10 @@ def make_cashier(settings: ProviderSettings, database: Database, terms: TermsCac
         database,
         terms,
         networks=networks,
-        facilitators={name: Facilitator(one.facilitator_url) for name, one in networks.items()},
+        facilitators={
+            name: Facilitator(one.facilitator_url, name=f"x402 {name}")
+            for name, one in networks.items()
+        },
         chains={name: Chain(one, one.rpc_url) for name, one in networks.items() if one.rpc_url},
         quote_seconds=settings.x402_quote_ttl_seconds,
     )

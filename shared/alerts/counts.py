@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
+from typing import NamedTuple
 
 import structlog
 from prometheus_client import Counter as Metric
@@ -26,7 +27,6 @@ log = structlog.get_logger()
 REFUSED_402 = "refused_402"
 RESERVE_GRANTED = "reserve_granted"
 CACHE_HIT, CACHE_MISS = "cache_hit", "cache_miss"
-PROVIDERS = ("nowpayments", "x402", "chain")
 FLUSH_SECONDS = 3.0
 # The checklist of the modes looks back for 30 days.
 RETENTION_DAYS = 32
@@ -34,6 +34,13 @@ _DAY_SECONDS = 86_400
 _SWEPT_SECONDS = _DAY_SECONDS  # at once, of ten counts a minute at most
 # What a provider said itself, a refusal included. Anything else is a call that came to nothing.
 _ANSWERS = {"ok", "refused", "throttled"}
+
+
+class Calls(NamedTuple):
+    """How many calls were answered, and how many were not."""
+
+    answered: int
+    failed: int
 
 
 def answered(provider: str) -> str:
@@ -44,6 +51,21 @@ def answered(provider: str) -> str:
 def failed(provider: str) -> str:
     """Return the name under which calls are counted that *provider* did not answer."""
     return f"{provider}_failed"
+
+
+def calls(tx: Tx, since: datetime) -> dict[str, Calls]:
+    """Return how many calls each provider answered or not, from the minute of *since* on."""
+    totals = {row.name: int(row.total) for row in tx.all(_TOTALS, since=_minute_of(since))}
+    providers = {
+        name.removesuffix(ending)
+        for name in totals
+        for ending in (answered(""), failed(""))
+        if name.endswith(ending)
+    }
+    return {
+        one: Calls(totals.get(answered(one), 0), totals.get(failed(one), 0))
+        for one in sorted(providers)
+    }
 
 
 def total(tx: Tx, name: str, since: datetime) -> int:
@@ -144,6 +166,11 @@ def _minute_of(moment: datetime) -> datetime:
 _TOTAL = select(func.coalesce(func.sum(MinuteCount.total), 0)).where(
     MinuteCount.name == bindparam("name"),
     MinuteCount.minute >= bindparam("since", type_=UtcTime()),
+)
+_TOTALS = (
+    select(MinuteCount.name, func.sum(MinuteCount.total).label("total"))
+    .where(MinuteCount.minute >= bindparam("since", type_=UtcTime()))
+    .group_by(MinuteCount.name)
 )
 _ADD = text(
     "INSERT INTO minute_counts (name, minute, total) VALUES (:name, :minute, :number)"

@@ -97,13 +97,10 @@ def _refusals_402(tx: Tx, limits: Limits) -> list[Figure]:
 
 
 def _provider_down(tx: Tx, limits: Limits) -> list[Figure]:
-    since = _since(tx, limits)
-    found = []
-    for provider in counts.PROVIDERS:
-        failed = counts.total(tx, counts.failed(provider), since)
-        answered = counts.total(tx, counts.answered(provider), since)
-        found.append(Figure(failed, failed + answered, provider))
-    return found
+    return [
+        Figure(made.failed, made.failed + made.answered, provider)
+        for provider, made in counts.calls(tx, _since(tx, limits)).items()
+    ]
 
 
 def _campaign_budget(tx: Tx, _limits: Limits) -> list[Figure]:

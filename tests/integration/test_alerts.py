@@ -2,6 +2,8 @@
 
 import json
 import threading
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,15 +11,20 @@ from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from shared.alerts import views
+from shared.alerts.counts import Recorder
 from shared.alerts.evaluating import evaluate
 from shared.alerts.rules import RULES
 from shared.campaigns.lists import Wish
+from shared.config import ProviderSettings
 from shared.database import Database
-from shared.errors import NotFound
+from shared.errors import NotFound, Unavailable
 from shared.operations import modes, settings
-from tests.alerts import CONDITIONS, OPERATOR, dead_letters_pile_up, reserves_are_refused
+from shared.wiring import make_cashier
+from tests.alerts import CONDITIONS, NOBODY, OPERATOR, dead_letters_pile_up, reserves_are_refused
 from tests.campaigns import Campaigns
 from tests.ledger import Ledger
+from tests.scripted_provider import answer, scripted
+from tests.x402 import PAY_TO, TERMS, payload, read
 
 
 def look(ledger: Ledger) -> set[str]:
@@ -155,6 +162,30 @@ def test_a_campaign_fires_above_ninety_percent_and_not_at_it(ledger: Ledger) -> 
     desk.granted(above, Wish(wallet, 9_000_001))
     look(ledger)
     assert ledger.rows("SELECT subject FROM alerts WHERE status = 'firing'") == [(above,)]
+
+
+def test_each_networks_facilitator_and_node_is_told_apart(ledger: Ledger) -> None:
+    """Those of one network are away, those of the other answer: only the former fire."""
+    recorder = Recorder(ledger.database)
+    with scripted(lambda _: answer(200, {})) as server, capture_logs():
+        entries = [
+            {"network": name, "payTo": PAY_TO, "facilitatorUrl": url, "rpcUrl": url}
+            for name, url in (("eip155:8453", NOBODY), ("eip155:84532", server.url))
+        ]
+        setting = ProviderSettings(database_url=ledger.url, x402_networks=json.dumps(entries))
+        cashier = make_cashier(setting, ledger.database, ledger.terms)
+        asked = [
+            *(partial(one.verify, read(payload()), TERMS) for one in cashier.facilitators.values()),
+            *(one.head for one in cashier.chains.values()),
+        ]
+        for ask in asked * 5:
+            with suppress(Unavailable):
+                ask()
+    recorder.flush()
+    look(ledger)
+    told = ledger.rows("SELECT subject, message FROM alerts WHERE status = 'firing' ORDER BY 1")
+    assert [subject for subject, _ in told] == ["chain eip155:8453", "x402 eip155:8453"]
+    assert all("eip155:8453" in message for _, message in told)
 
 
 def test_limits_are_settings_and_a_senseless_one_is_ignored(ledger: Ledger) -> None:

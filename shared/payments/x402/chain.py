@@ -107,7 +107,11 @@ class Chain:
         self._asset = network.token.asset.lower()
         self._pay_to = network.pay_to.lower()
         self._caller = Caller(
-            provider="chain", url=rpc_url, limits=limits, clock=clock, sleep=sleep
+            provider=f"chain {network.caip2}",
+            url=rpc_url,
+            limits=limits,
+            clock=clock,
+            sleep=sleep,
         )
         self._is_right_chain = False
 

@@ -104,17 +104,21 @@ class SettlementPending:
 
 
 class Facilitator:
-    """A client of one facilitator; safe to share between threads. *clock* is for its breaker."""
+    """A client of one facilitator; safe to share between threads.
+
+    Its calls are counted under *name*; *clock* is for its breaker.
+    """
 
     def __init__(
         self,
         url: str,
         *,
+        name: str = "x402",
         limits: Limits = USUAL_LIMITS,
         verify_seconds: float = VERIFY_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._caller = Caller(provider="x402", url=url, limits=limits, clock=clock)
+        self._caller = Caller(provider=name, url=url, limits=limits, clock=clock)
         self._verify_seconds = verify_seconds
         self._settle_seconds = limits.answer_seconds
 
