@@ -146,18 +146,13 @@ class Served:
 
 def served() -> Served:
     """Return what is known of the request that this thread serves."""
-    return served_in(request.environ)
-
-
-def served_in(environ: Mapping[str, Any]) -> Served:
-    """Return what is known of the request of *environ*, which :class:`Observed` has named."""
-    found: Served = environ[_SERVED]
+    found: Served = request.environ[_SERVED]
     return found
 
 
 def observe(app: Flask, service: str, clock: Clock) -> None:
     """Name, count, time, log and trace what *app* serves, and complete its answers."""
-    app.wsgi_app = Observed(app.wsgi_app, service, clock)  # type: ignore[method-assign]
+    app.wsgi_app = _Observed(app.wsgi_app, service, clock)  # type: ignore[method-assign]
     app.before_request(_note_route)
     if tracing.is_on():
         app.before_request(_trace)
@@ -185,7 +180,7 @@ def _end_trace(_error: BaseException | None) -> None:
         g.pop("tracing").__exit__(None, None, None)
 
 
-class Observed:
+class _Observed:
     """WSGI middleware: names each request, counts, times and logs it, completes its answer.
 
     It is not made of the framework's hooks because it is on every request's way: a header that is

@@ -1,63 +1,60 @@
-"""The webhook receiver: its own WSGI application and process.
+"""The application factory of the webhook receiver: its own app and process."""
 
-It has four addresses, so it needs no framework: one costs as much as storing a notice does.
-"""
-
-from collections.abc import Callable, Iterable, Mapping
-from http import HTTPStatus
-from typing import Any
+import json
 
 import structlog
+from flask import Flask, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from sqlalchemy import text
+from werkzeug.exceptions import HTTPException
 
-from services.webhooks import routes
-from services.webhooks.routes import Answer, Receiver, told
-from shared import tracing
+from services.webhooks.routes import routes
 from shared.config import WebhookSettings
 from shared.database import Database
-from shared.openapi.receiver import NOTICE_PATHS
+from shared.errors import Unavailable
+from shared.observability import exposition
 from shared.payments.inbox import Inbox
-from shared.wsgi import Observed, WsgiApp, served_in
+from shared.wsgi import observe
 
 log = structlog.get_logger()
-_View = Callable[[Receiver, Mapping[str, Any]], Answer]
-ROUTES: dict[str, tuple[str, _View]] = {
-    **dict.fromkeys(NOTICE_PATHS, ("POST", routes.nowpayments)),
-    "/health": ("GET", routes.health),
-    "/metrics": ("GET", routes.metrics),
-}
-_STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 
 
-def create_app(settings: WebhookSettings, database: Database) -> WsgiApp:
+def create_app(settings: WebhookSettings, database: Database) -> Flask:
     """Build the receiver on *database*; it opens no connection yet."""
-    receiver = Receiver(
-        (settings.nowpayments_ipn_secret, settings.nowpayments_ipn_secret_prev),
-        database,
-        Inbox(database),
-    )
-
-    def serve(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
-        known = served_in(environ)
-        known.route = path if path in ROUTES else "unknown"
-        with tracing.serving(known.route, method, environ.get("HTTP_TRACEPARENT")) as span:
-            answer = _answer(receiver, method, path, environ)
-            tracing.answered(span, answer.status, **known.touched)
-        start_response(_STATUS_LINES[answer.status], answer.headers)
-        return () if method == "HEAD" else (answer.body,)
-
-    return Observed(serve, "webhooks", database.clock)
+    app = Flask("arrakis-webhooks", static_folder=None)
+    app.extensions["settings"] = settings
+    app.extensions["inbox"] = Inbox(database)
+    app.register_blueprint(routes)
+    app.add_url_rule("/health", "health", lambda: _health(database))
+    app.add_url_rule("/metrics", "metrics", _metrics)
+    observe(app, "webhooks", database.clock)
+    app.register_error_handler(HTTPException, _answer_http)
+    app.register_error_handler(Exception, _answer_bug)
+    return app
 
 
-def _answer(receiver: Receiver, method: str, path: str, environ: Mapping[str, Any]) -> Answer:
-    if path not in ROUTES:
-        return told(404, {"error": "Not Found", "code": "not_found"})
-    allowed, view = ROUTES[path]
-    if method != allowed and (method, allowed) != ("HEAD", "GET"):
-        refusal = {"error": "Method Not Allowed", "code": "method_not_allowed"}
-        return told(405, refusal, ("Allow", allowed))
+def _health(database: Database) -> Response:
     try:
-        return view(receiver, environ)
-    except Exception:
-        log.exception("request_failed")
-        return told(503, {"error": "Service Unavailable", "code": "internal_error"})
+        with database.reading() as tx:
+            tx.scalar(text("SELECT 1 FROM webhook_events LIMIT 1"))
+    except Unavailable as error:
+        return _json(503, {"status": "unavailable", "database": error.message})
+    return _json(200, {"status": "ok", "database": "ok"})
+
+
+def _metrics() -> Response:
+    return Response(exposition(), content_type=CONTENT_TYPE_LATEST)
+
+
+def _answer_http(error: HTTPException) -> Response:
+    code = (error.name or "error").lower().replace(" ", "_")
+    return _json(error.code or 500, {"error": error.name, "code": code})
+
+
+def _answer_bug(error: Exception) -> Response:
+    log.error("request_failed", exc_info=error)
+    return _json(503, {"error": "Service Unavailable", "code": "internal_error"})
+
+
+def _json(status: int, body: dict[str, object]) -> Response:
+    return Response(json.dumps(body), status, mimetype="application/json")

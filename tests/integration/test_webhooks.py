@@ -151,17 +151,6 @@ def test_odd_values_in_an_authentic_notice_are_stored_and_never_a_fault(
     assert [receiver.deliver(body).status_code for body in odd] == [200] * len(odd)
 
 
-def test_other_addresses_and_methods_are_refused_as_json(receiver: Receiver) -> None:
-    unknown = requests.post(f"{receiver.url}/nowhere", timeout=10)
-    assert (unknown.status_code, unknown.json()["code"]) == (404, "not_found")
-    for method, path, allowed in (("GET", PATHS[0], "POST"), ("POST", "/health", "GET")):
-        answer = requests.request(method, receiver.url + path, timeout=10)
-        assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
-        assert answer.headers["Allow"] == allowed
-    head = requests.head(f"{receiver.url}/health", timeout=10)
-    assert (head.status_code, head.content) == (200, b"")
-
-
 def test_forged_notices_do_not_keep_the_genuine_one_out(receiver: Receiver) -> None:
     """Behaviour 170 (W45): nothing is counted against a payment before its signature is good."""
     body = notice(payment_id=own_payment_id(), payment_status="finished")

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
-from services.webhooks.app import ROUTES
+from services.webhooks.app import create_app
+from shared.config import WebhookSettings, load_settings
+from shared.database import Database
 from shared.messaging import QUEUES
 from shared.openapi.receiver import NOTICE_PATHS
 from tests.api_app import idle_app
+from tests.harness import service_environment
 
 HERE = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
 WORKERS = {f"worker-{queue}" for queue in QUEUES}
@@ -111,9 +114,11 @@ def test_every_service_is_given_the_secrets_that_it_needs_and_no_other() -> None
 
 
 def test_probes_ask_what_the_services_answer() -> None:
+    settings = load_settings(WebhookSettings, service_environment("sqlite://", "redis://nowhere"))
+    receiver = create_app(settings, Database("sqlite:///unopened.db"))
     served = {
         "api": {rule.rule for rule in idle_app().url_map.iter_rules()},
-        "webhooks": set(ROUTES),
+        "webhooks": {rule.rule for rule in receiver.url_map.iter_rules()},
         "flower": {"/healthcheck"},
     }
     for name in DEPLOYMENTS:
