@@ -19,7 +19,6 @@ from services.api.schemas.answers.campaigns import (
     Campaign,
     Campaigns,
     Grant,
-    GrantBatch,
     GrantBatches,
     GrantPreview,
     GrantResults,
@@ -147,7 +146,7 @@ def complete(campaign_id: str) -> Response:
 
 @routes.post("/<campaign_id>/grants/batch")
 @documented(
-    {201: GrantResults | GrantBatch, 202: GrantBatch},
+    {201: GrantResults | ShownGrantBatch, 202: ShownGrantBatch},
     body=GrantsRequest,
     is_keyed=True,
     takes=_PREFER,
@@ -166,7 +165,7 @@ def grant_batch(campaign_id: str) -> Response:
 
 @routes.post("/<campaign_id>/grants/list")
 @documented(
-    {201: GrantBatch, 202: GrantBatch},
+    {201: ShownGrantBatch, 202: ShownGrantBatch},
     body=GrantListRequest,
     accepts={"text/csv": "A line for each wallet (docs/campaigns.md)."},
     is_keyed=True,
