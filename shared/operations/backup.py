@@ -20,7 +20,10 @@ from shared.ledger import integrity
 from shared.operations.postgres_programs import libpq, program, run_program
 
 _PAGES_AT_ONCE = 1_000
+LEDGER_CHECK = "ledger_verify"
 Progress = Callable[[int, int], None]
+Verified = tuple[tuple[str, ...], tuple[str, ...]]
+"""The checks that were made, and where the invariants of the ledger that are broken."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def copy_sqlite(path: str | None, copy: Path, progress: Progress) -> None:
         raise Unavailable(f"The copy failed: {error}.", code="backup_failed") from error
 
 
-def verify_sqlite(copy: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def verify_sqlite(copy: Path) -> Verified:
     """Check the copy as a database and as a ledger; leave it as one file without a log."""
     try:
         with closing(sqlite3.connect(copy, isolation_level=None)) as made:
@@ -113,13 +116,13 @@ def verify_sqlite(copy: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return ("integrity_check", "foreign_key_check", *checks), breaches
 
 
-def verify_ledger(database: Database) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def verify_ledger(database: Database) -> Verified:
     """Verify the ledger in a copy, unless its schema is of another release (runbook 1)."""
     if schema.applied(database) != schema.all_names():
         return (), ()
     with database.reading() as tx:
         breaches = integrity.verify(tx)
-    return ("ledger_verify",), tuple(f"{one.invariant}: {one.place}" for one in breaches)
+    return (LEDGER_CHECK,), tuple(f"{one.invariant}: {one.place}" for one in breaches)
 
 
 def _dump_postgres(url: URL, copy: Path) -> tuple[str, ...]:

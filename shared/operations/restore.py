@@ -17,7 +17,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from shared.database import Database
 from shared.errors import Conflict, Invalid, Unavailable
-from shared.operations.backup import Progress, copy_sqlite, sync, unnamed, verify_ledger
+from shared.operations.backup import (
+    LEDGER_CHECK,
+    Progress,
+    Verified,
+    copy_sqlite,
+    sync,
+    unnamed,
+    verify_ledger,
+)
 from shared.operations.backup import verify_sqlite as verify_copy
 from shared.operations.postgres_programs import libpq, program, run_program
 
@@ -50,18 +58,17 @@ def restore(url: URL, source: Path, *, progress: Progress = lambda _done, _all: 
             code="backup_of_another_kind",
         )
     if kind == "sqlite":
-        checks = _restore_sqlite(Path(url.database or ""), source, progress)
+        checks, breaches = _restore_sqlite(Path(url.database or ""), source, progress)
     else:
-        checks = _restore_postgres(url, source)
+        checks, breaches = _restore_postgres(url, source)
     database = Database(url.render_as_string(hide_password=False))
     try:
-        more, breaches = verify_ledger(database)
         with database.reading() as tx:
             accounts = tx.scalar(text("SELECT COUNT(*) FROM credit_accounts"))
             entries = tx.scalar(text("SELECT COUNT(*) FROM credit_ledger"))
     finally:
         database.dispose()
-    return Restored((*checks, *more), breaches, accounts, entries, bool(more))
+    return Restored(checks, breaches, accounts, entries, LEDGER_CHECK in checks)
 
 
 def rehearse(url: URL, source: Path, *, progress: Progress = lambda _done, _all: None) -> Restored:
@@ -110,23 +117,23 @@ def _kind_of(source: Path) -> str:
     raise Invalid(f"{source} is no backup of ours.", code="no_backup")
 
 
-def _restore_sqlite(target: Path, source: Path, progress: Progress) -> tuple[str, ...]:
+def _restore_sqlite(target: Path, source: Path, progress: Progress) -> Verified:
     left = [path for path in (target, Path(f"{target}-wal")) if path.exists()]
     if left:
         raise _not_empty(f"{left[0]} is there")
     target.parent.mkdir(parents=True, exist_ok=True)
     with unnamed(target) as copy:
         copy_sqlite(str(source), copy, progress)
-        checks, _ = verify_copy(copy)
+        verified = verify_copy(copy)
         sync(copy)
         try:
             os.link(copy, target)  # unlike a rename it never overwrites
         except FileExistsError as error:
             raise _not_empty(f"{target} is there") from error
-    return tuple(check for check in checks if check != "ledger_verify")
+    return verified
 
 
-def _restore_postgres(url: URL, source: Path) -> tuple[str, ...]:
+def _restore_postgres(url: URL, source: Path) -> Verified:
     database = Database(url.render_as_string(hide_password=False))
     try:
         with database.reading() as tx:
@@ -138,9 +145,10 @@ def _restore_postgres(url: URL, source: Path) -> tuple[str, ...]:
         run_program(command, password=str(url.password) if url.password else None)
         with database.transaction() as tx:
             tx.run(text("ANALYZE"))  # the checks walk all tables, and need to know their sizes
+        checks, breaches = verify_ledger(database)
     finally:
         database.dispose()
-    return ("pg_restore",)
+    return ("pg_restore", *checks), breaches
 
 
 def _not_empty(why: str) -> Conflict:

@@ -1,11 +1,14 @@
 """Backups are put back, or only tried: into empty databases, verified, and nothing overwritten."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import Engine, create_engine, event, make_url, text
 
+from shared.ledger.integrity import INVARIANTS
 from shared.operations.backup import make_backup
+from shared.operations.restore import restore
 from tests.command import arrakis, told
 from tests.harness import unique
 from tests.ledger import Ledger
@@ -49,6 +52,22 @@ def test_a_backup_is_put_back_row_by_row(ledger: Ledger, backup: Path, tmp_path:
     assert again.everything() == ledger.everything()
     assert found["entries"] == again.rows("SELECT COUNT(*) FROM credit_ledger")[0][0]
     again.database.dispose()
+
+
+def test_a_restored_ledger_is_verified_once(ledger: Ledger, backup: Path, tmp_path: Path) -> None:
+    walked: list[str] = []
+
+    def watch(*arguments: Any) -> None:
+        walked.extend(name for name, query in INVARIANTS.items() if query in arguments[2])
+
+    event.listen(Engine, "before_cursor_execute", watch)
+    try:
+        url = make_url(empty_beside(ledger, tmp_path))
+        restored = restore(url, backup)
+    finally:
+        event.remove(Engine, "before_cursor_execute", watch)
+    assert walked == list(INVARIANTS)
+    assert (restored.checks.count("ledger_verify"), restored.is_current) == (1, True)
 
 
 def test_a_backup_is_tried_and_nothing_stays(ledger: Ledger, backup: Path, tmp_path: Path) -> None:
