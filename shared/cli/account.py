@@ -1,6 +1,7 @@
 """``arrakis account`` and ``arrakis mint``: who owns credits, what moved, and giving some."""
 
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,7 +21,7 @@ from shared.ledger import explain, overview, queries, statements
 from shared.ledger.commands import Outcome
 from shared.models.ledger import ENTITY_TYPES, GENERAL_POOL
 from shared.money import format_usd, parse_amount
-from shared.operations import accounts, mints
+from shared.operations import accounts, mint_proposals, mints
 from shared.operations.mint_orders import MintOrder
 
 _STATEMENT_DAYS = 30
@@ -201,7 +202,9 @@ def mint(
             payment_id=payment_id,
             idempotency_key=key,
         )
-        outcome, _ = mints.mint(host.database, host.terms, host.actor, order)
+        outcome, is_proposal = mints.mint(host.database, host.terms, host.actor, order)
+        if is_proposal and outcome.answer is not None:
+            return replace(outcome, answer=mint_proposals.told(outcome.answer))
         return outcome
 
     made = desk.work(post("accounts", account_id, "mint", body=wanted, key=key), carry_out)

@@ -29,6 +29,7 @@ from shared.operations.four_eyes import Machine
 from shared.operations.mint_orders import MintOrder
 from shared.parameters import constant
 
+PATH = "/admin/billing/mint-proposals"
 TARGET = "mint_proposal"
 EXPIRY_HOURS_DEFAULT = 168
 EXPIRER = Actor("system", "mint-proposal-expirer")
@@ -183,6 +184,18 @@ def show(tx: Tx, proposal_id: str) -> dict[str, Any]:
     if row is None:
         raise _not_found()
     return _as_told(row, tx.now)
+
+
+def told(proposal: dict[str, Any]) -> dict[str, Any]:
+    """Return what a mint is answered that became *proposal*: that, and where it is decided on."""
+    path = f"{PATH}/{proposal['proposalId']}"
+    is_waiting = proposal["status"] == "pending"
+    return proposal | {
+        "code": "four_eyes_required",
+        "message": "A mint of this size needs the approval of a second admin.",
+        "lookUp": path,
+        "approve": f"{path}/approve" if is_waiting else None,
+    }
 
 
 def list_proposals(tx: Tx, wanted: ProposalFilter) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from shared.cli.output import money
+from shared.operations import mint_proposals
+from shared.operations.audit import Actor
 from tests.command import arrakis, told
 from tests.harness import SECRETS, Api, unique
 from tests.ledger import Ledger
@@ -72,6 +74,19 @@ def test_a_large_mint_says_first_that_nothing_was_credited(desks: Desks) -> None
         assert first.startswith("Nothing was credited yet: a second person has to run ")
         assert "`arrakis mint-proposals approve " in first
     assert desks.ledger.balance(account) == (0, 0, 0)
+
+
+def test_a_large_mint_is_told_with_the_same_facts_either_way(desks: Desks) -> None:
+    order = ("mint", desks.ledger.account(), LARGE, "--key", unique("season"), "--yes")
+    made = desks.same(*order)
+    path = f"/admin/billing/mint-proposals/{made['proposalId']}"
+    assert (made["code"], made["lookUp"]) == ("four_eyes_required", path)
+    assert (made["status"], made["approve"]) == ("pending", f"{path}/approve")
+    with desks.ledger.database.transaction() as tx:
+        second = Actor("operator", "second")
+        mint_proposals.reject(tx, second, made["proposalId"], "no such prize").unwrap()
+    decided = desks.same(*order)
+    assert (decided["status"], decided["approve"]) == ("rejected", None)
 
 
 def test_proposals_are_listed_shown_and_decided_on_over_the_api(desks: Desks) -> None:

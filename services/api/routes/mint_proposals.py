@@ -19,7 +19,7 @@ from shared.ledger.commands import Outcome
 from shared.openapi.operations import documented
 from shared.operations import mint_proposals
 
-PATH = "/admin/billing/mint-proposals"
+PATH = mint_proposals.PATH
 _ERRORS = ("mint_proposal_not_found", "mint_proposal_state")
 routes = admin_blueprint("mint_proposals", approvals=("approve", "reject"))
 
@@ -27,15 +27,8 @@ routes = admin_blueprint("mint_proposals", approvals=("approve", "reject"))
 def answer_proposal(outcome: Outcome) -> Response:
     """Answer a mint that became a proposal: 202 while it waits, 200 once it is decided."""
     proposal = outcome.unwrap()
-    is_waiting = proposal["status"] == "pending"
-    path = f"{PATH}/{proposal['proposalId']}"
-    hint = {
-        "code": "four_eyes_required",
-        "message": "A mint of this size needs the approval of a second admin.",
-        "lookUp": path,
-        "approve": f"{path}/approve" if is_waiting else None,
-    }
-    return answer(proposal | hint, 202 if is_waiting else 200, is_replay=outcome.is_replay)
+    status = 202 if proposal["status"] == "pending" else 200
+    return answer(mint_proposals.told(proposal), status, is_replay=outcome.is_replay)
 
 
 @routes.get("")
