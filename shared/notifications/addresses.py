@@ -18,6 +18,7 @@ _HTTPS_PORT, _HTTP_PORT = 443, 80
 _NAME = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*\.?")
 # What a resolver may take for a number: 2130706433, 0x7f.1, 127.1, 010.0.0.1.
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_QUERY, _USER = re.compile(r"[?#].*", re.DOTALL), re.compile(r"(?<=//)[^/]*@")
 _IPV6_UNICAST = ip_network("2000::/3")
 # Ways to another address that may count as public: 6to4 and its relays, Teredo; and protocols'.
 _DETOURS = tuple(
@@ -45,6 +46,14 @@ class Target:
     host: str
     port: int
     path: str
+
+
+def masked(url: str) -> str:
+    """Return *url* for the audit log, which is kept for ever: without what may be a secret.
+
+    That is its query, and the user before its host (which is refused).
+    """
+    return _USER.sub("***@", _QUERY.sub("?***", url))
 
 
 def check_url(url: str, *, allow_private: bool) -> Target:

@@ -11,7 +11,7 @@ from shared.database import Database, Tx, insert_rows, update_rows
 from shared.errors import ArrakisError, Conflict, Invalid, NotFound
 from shared.ids import new_id
 from shared.models.notifications import Delivery, Endpoint, Subscription
-from shared.notifications.addresses import check_url, resolve
+from shared.notifications.addresses import check_url, masked, resolve
 from shared.notifications.keys import Keys
 from shared.notifications.outbox import TEST_TYPE, EventType, write_event
 from shared.operations.audit import Actor, record
@@ -42,7 +42,11 @@ def require_url(database: Database, actor: Actor, url: str, *, allow_private: bo
     try:
         resolve(check_url(url, allow_private=allow_private), allow_private=allow_private)
     except ArrakisError as refusal:
-        details = {"url": url[:200], "refusedBecause": refusal.code, "message": refusal.message}
+        details = {
+            "url": masked(url)[:200],
+            "refusedBecause": refusal.code,
+            "message": refusal.message,
+        }
         with database.transaction() as tx:
             _record(tx, actor, "webhook_url_refused", "-", details)
         raise
@@ -70,7 +74,7 @@ def create(tx: Tx, actor: Actor, keys: Keys, wanted: Wanted) -> dict[str, Any]:
     insert_rows(tx, _TABLE, [row])
     types = list(EventType) if wanted.event_types is None else wanted.event_types
     _subscribe(tx, endpoint_id, types)
-    details = {"url": wanted.url, "eventTypes": sorted(set(types))}
+    details = {"url": masked(wanted.url), "eventTypes": sorted(set(types))}
     _record(tx, actor, "webhook_create", endpoint_id, details)
     return {**show(tx, endpoint_id), "secret": secret}
 
@@ -110,6 +114,8 @@ def change(tx: Tx, actor: Actor, endpoint_id: str, wanted: Wanted) -> dict[str, 
         for name, value in after.items()
         if before[name] != value and name != "updatedAt"
     }
+    if "url" in changes:
+        changes["url"] = {when: masked(url) for when, url in changes["url"].items()}
     if changes:
         _record(tx, actor, "webhook_change", endpoint_id, {"changes": changes})
     return after
@@ -122,7 +128,9 @@ def remove(tx: Tx, actor: Actor, endpoint_id: str) -> dict[str, Any]:
     tx.run(_UNSUBSCRIBE, endpoint=endpoint_id)
     gone = {"id": endpoint_id, "status": "removed", "updated_at": tx.now}
     update_rows(tx, _TABLE, [gone])
-    _record(tx, actor, "webhook_remove", endpoint_id, {"url": row.url, "cancelled": cancelled})
+    _record(
+        tx, actor, "webhook_remove", endpoint_id, {"url": masked(row.url), "cancelled": cancelled}
+    )
     return {"endpointId": endpoint_id, "status": "removed", "cancelled": cancelled}
 
 

@@ -1,5 +1,6 @@
 """Outgoing webhooks as admins and operators handle them: by API and by command."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import requests
 from services.workers.work import Work
 from tests.command import arrakis, told
 from tests.front_door import rows
-from tests.harness import SECRETS, Api, Databases, running_api
+from tests.harness import SECRETS, Api, Databases, running_api, unique
 from tests.scripted_provider import ScriptedProvider, answer, scripted
 from tests.till import work_of
 from tests.webhooks_out import verified
@@ -142,3 +143,33 @@ def test_without_its_secret_the_feature_is_off_and_says_so(databases: Databases)
     code, _, complaint = arrakis("webhook", "add", "https://a.example", DATABASE_URL=url)
     assert code == 3
     assert "Outgoing webhooks are off: OUTGOING_WEBHOOK_SECRET is not set." in complaint
+
+
+def test_the_audit_log_keeps_no_secret_that_a_url_may_hold(
+    api: Api, receiver: ScriptedProvider
+) -> None:
+    at, author = receiver.url + "/hook", unique("author")
+    made = post(api, body={"url": f"{at}?token=s3cret"}, sub=author)
+    endpoint = made.json()["endpointId"]
+    assert api.admin_get(f"webhooks/{endpoint}").json()["url"] == f"{at}?token=s3cret"
+    changed = {"url": f"{at}/new?token=s3cret-2"}
+    api.patch(f"{BASE}/{endpoint}", changed, headers=api.admin(sub=author)).raise_for_status()
+    requests.delete(
+        f"{api.url}{BASE}/{endpoint}", headers=api.admin(sub=author), timeout=10
+    ).raise_for_status()
+    refused = post(api, body={"url": "ftp://me:s3cret@a.example/x#s3cret"}, sub=author)
+    assert refused.status_code == 400
+    details = [
+        json.loads(one)
+        for (one,) in rows(
+            api, "SELECT details FROM admin_audit_log WHERE actor_id = :a ORDER BY id", a=author
+        )
+    ]
+    assert "s3cret" not in json.dumps(details)
+    assert [one.get("url") for one in details] == [
+        f"{at}?***",
+        None,
+        f"{at}/new?***",
+        "ftp://***@a.example/x?***",
+    ]
+    assert details[1]["changes"]["url"] == {"old": f"{at}?***", "new": f"{at}/new?***"}
