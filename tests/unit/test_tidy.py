@@ -62,6 +62,12 @@ def test_the_lock_file_names_no_registry() -> None:
     assert "://" not in (ROOT / "requirements.lock").read_text()
 
 
+@pytest.mark.parametrize("decision", sorted((ROOT / "docs/adr").glob("*.md")), ids=name_of)
+def test_a_decision_has_the_number_of_its_file(decision: Path) -> None:
+    heading = decision.read_text().splitlines()[0]
+    assert heading.startswith(f"# {int(decision.name[:4])}. ")
+
+
 def test_local_data_and_secrets_are_ignored_by_git() -> None:
     ignored = subprocess.run(
         ["git", "check-ignore", "data/local.env", "data/sietch.db", ".venv/x"],
