@@ -6,6 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 # Where the shell forbids bytecode, each of the many processes would compile all modules anew.
 export PYTHONDONTWRITEBYTECODE :=
+TOOLS := .venv/tools
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -53,10 +54,24 @@ chaos: $(READY) ## Break everything for CHAOS_MINUTES (5) under load, then 400,0
 env: ## Write .env and secrets/ for docker compose, once
 	@$(PYTHON) deploy/env.py
 
-LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
+LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
 IMAGES := api webhooks workers migrate flower simulator
 
 # The images' packages are those of requirements.lock: what was tested is what is deployed.
 lock: $(READY) ## Renew requirements.lock from pyproject.toml, and from it those of the images
-	$(LOCK) --group dev --upgrade -o requirements.lock
-	for image in $(IMAGES); do $(LOCK) --group $$image --constraints requirements.lock -o deploy/requirements/$$image.lock || exit 1; done
+	$(LOCK) pyproject.toml --group dev --upgrade -o requirements.lock
+	$(LOCK) --group pyproject.toml:tools --upgrade -o deploy/requirements/tools.lock
+	for image in $(IMAGES); do $(LOCK) pyproject.toml --group $$image --constraints requirements.lock -o deploy/requirements/$$image.lock || exit 1; done
+
+$(TOOLS): $(READY) deploy/requirements/tools.lock
+	@$(BIN)/python -m venv --clear $(TOOLS)
+	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements/tools.lock
+
+sbom: $(TOOLS) ## Write sbom/, a bill of materials for each image (CycloneDX JSON) from its lock
+	@mkdir -p sbom
+	@for image in $(IMAGES); do \
+	  $(TOOLS)/bin/cyclonedx-py requirements deploy/requirements/$$image.lock --pyproject pyproject.toml \
+	    --output-reproducible --validate --of JSON -o sbom/$$image.cdx.json && echo "sbom/$$image.cdx.json" || exit 1; done
+
+audit: $(TOOLS) ## Look for known weaknesses in the packages of the lock (asks PyPI)
+	@$(TOOLS)/bin/pip-audit --strict --require-hashes --disable-pip -r requirements.lock
