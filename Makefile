@@ -70,7 +70,7 @@ $(TOOLS): $(READY) deploy/requirements/tools.lock
 sbom: $(TOOLS) ## Write sbom/, a bill of materials for each image (CycloneDX JSON) from its lock
 	@mkdir -p sbom
 	@for image in $(IMAGES); do \
-	  $(TOOLS)/bin/cyclonedx-py requirements deploy/requirements/$$image.lock --pyproject pyproject.toml \
+	  PYTHONWARNINGS=ignore::UserWarning $(TOOLS)/bin/cyclonedx-py requirements deploy/requirements/$$image.lock --pyproject pyproject.toml \
 	    --output-reproducible --validate --of JSON -o sbom/$$image.cdx.json && echo "sbom/$$image.cdx.json" || exit 1; done
 
 audit: $(TOOLS) ## Look for known weaknesses in the packages of the lock (asks PyPI)

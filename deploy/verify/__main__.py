@@ -64,8 +64,9 @@ def start_all(containers: Containers) -> None:
         say(f"  {name:<20} healthy after {seconds:4.1f} s")
 
 
-def tell(containers: Containers, story: Story, authentication: str) -> None:
+def tell(containers: Containers, story: Story, secrets: Path) -> None:
     """Tell the demo's story, look at the edges, kill what serves, and see that nothing was lost."""
+    authentication = (secrets / "flower_basic_auth").read_text().strip()
     demo.tell(story)
     say(f"\nAll {story.checks} figures of the demo are right.\nEdges, kills, and operators")
     edges.check_front_matters()
@@ -76,6 +77,8 @@ def tell(containers: Containers, story: Story, authentication: str) -> None:
     edges.pay_again(story, AFTER_THE_STORY)
     for line in edges.check_operator(containers).splitlines():
         say(f"  {line}")
+    edges.rotate_tokens_secret(containers, secrets)
+    say("  the secret of services' tokens rotated: both held in the overlap, the old one no more")
 
 
 def stop_all(containers: Containers) -> None:
@@ -105,7 +108,6 @@ def run_all(secrets: Path) -> None:
         "ARRAKIS_SIMULATOR_IPN_URL": f"{RECEIVER}/api/billing/webhooks/nowpayments",
         "ARRAKIS_TRUSTED_PROXIES": "127.0.0.1",
     }
-    authentication = (secrets / "flower_basic_auth").read_text().strip()
     with running_servers() as servers, closing(Containers(secrets, addresses)) as containers:
         for name, url in (("database_url", servers.postgres.url), ("redis_url", servers.redis.url)):
             (secrets / name).unlink()
@@ -114,7 +116,7 @@ def run_all(secrets: Path) -> None:
         start_all(containers)
         say("Story")
         story = Story(ContainerSystem(containers, servers, secrets))
-        tell(containers, story, authentication)
+        tell(containers, story, secrets)
         say("Stop")
         stop_all(containers)
 

@@ -70,6 +70,12 @@ class Containers:
         self.wait_for(name)
         return time.monotonic() - began
 
+    def recreate(self, name: str) -> None:
+        """Stop *name* and start it anew, as ``docker compose up --force-recreate`` does."""
+        self.stop(name)
+        run(*PODMAN, "rm", PREFIX + name)
+        self.start(name, self._probes[name])
+
     def wait_for(self, name: str) -> None:
         """Wait until *name* answers its probe. Raises VerificationError with its last words."""
         reason = wait_until(http_ready(self._probes[name]), timeout_seconds=START_SECONDS)

@@ -1,9 +1,12 @@
 """What the demo's story leaves out: the edges of the containers, and that they heal."""
 
+import secrets
 import time
+from pathlib import Path
 
 import requests
 
+from deploy.env import SIGNING_BYTES
 from deploy.local.story import ACCOUNT, Story
 from deploy.verify.containers import Containers
 from deploy.verify.images import VerificationError, require
@@ -61,16 +64,33 @@ def pay_again(story: Story, expected: str) -> None:
 
 
 def check_operator(containers: Containers) -> str:
-    """Make a token, verify the ledger, back it up and try the backup; return what was said."""
-    token = containers.once("operator", "token", "s2s").strip()
-    answer = requests.get(
-        f"{API}/api/internal/accounts/{ACCOUNT}/balance",
-        headers={"Authorization": f"Bearer {token}"},
-        timeout=10,
-    )
-    require("an operator's token", answer.status_code, 200)
-    said = [
-        containers.once("operator", *command)
-        for command in (("ledger", "verify"), ("backup", _DUMP), ("restore", "--verify", _DUMP))
-    ]
-    return "\n".join(line.strip() for line in said)
+    """Verify the ledger, back it up and try the backup; return what was said."""
+    commands = (("ledger", "verify"), ("backup", _DUMP), ("restore", "--verify", _DUMP))
+    return "".join(containers.once("operator", *command) for command in commands)
+
+
+def rotate_tokens_secret(containers: Containers, folder: Path) -> None:
+    """Rotate the secret of services' tokens as docs/security.md says, with an overlap."""
+    current = folder / "billing_internal_jwt_secret"
+    previous = folder / "billing_internal_jwt_secret_prev"
+    old = containers.once("operator", "token", "s2s").strip()
+    _write(previous, current.read_text())
+    _write(current, secrets.token_urlsafe(SIGNING_BYTES))
+    containers.recreate("api")
+    new = containers.once("operator", "token", "s2s").strip()
+    require("old and new token in the overlap", [_asked(old), _asked(new)], [200, 200])
+    _write(previous, "")
+    containers.recreate("api")
+    require("old and new token after it", [_asked(old), _asked(new)], [401, 200])
+
+
+def _write(secret: Path, text: str) -> None:
+    secret.unlink()
+    secret.write_text(text)
+
+
+def _asked(token: str) -> int:
+    """Ask for a balance with *token*; return the status of the answer."""
+    url = f"{API}/api/internal/accounts/{ACCOUNT}/balance"
+    headers = {"Authorization": f"Bearer {token}"}
+    return requests.get(url, headers=headers, timeout=10).status_code
