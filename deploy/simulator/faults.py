@@ -4,7 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -88,7 +88,8 @@ _LATE = {"timeout_after_create", "timeout_after_settle"}
 class Fault:
     """A fault in force: *count* is how many calls are left, None for all until it is changed.
 
-    *on* is the operation that it is for, None for every one; *ends_at* is monotonic.
+    *on* is the operation that it is for, None for every one; *ends_at* is monotonic. *over* is set
+    when another fault takes its place: then nothing hangs because of it any longer.
     """
 
     mode: str
@@ -97,6 +98,7 @@ class Fault:
     on: str | None = None
     ends_at: float | None = None
     code: str | None = None
+    over: threading.Event = field(default_factory=threading.Event, compare=False)
 
     def as_json(self) -> JsonObject:
         """Return the fault as the control API shows it."""
@@ -112,6 +114,7 @@ class Fault:
 
 
 NO_FAULT = Fault("none")
+_LOOK_SECONDS = 0.05
 
 
 class Faults:
@@ -126,6 +129,7 @@ class Faults:
         self._stopping = stopping
         self._lock = threading.Lock()
         self._fault = NO_FAULT
+        self._over = threading.Event()
 
     def set(
         self,
@@ -137,9 +141,14 @@ class Faults:
         for_seconds: float | None = None,
         code: str | None = None,
     ) -> Fault:
-        """Put *mode* in force for *count* calls, for *for_seconds*, or (None) until changed."""
+        """Put *mode* in force for *count* calls, for *for_seconds*, or (None) until changed.
+
+        What hangs because of the one before is let go at once.
+        """
         chosen = self.modes[mode]
         with self._lock:
+            self._over.set()
+            self._over = threading.Event()
             self._fault = Fault(
                 mode,
                 seconds=chosen.usual_seconds if seconds is None else seconds,
@@ -147,6 +156,7 @@ class Faults:
                 on=chosen.only_on or on,
                 ends_at=None if for_seconds is None else time.monotonic() + for_seconds,
                 code=code or chosen.usual_code,
+                over=self._over,
             )
             return self._fault
 
@@ -192,7 +202,7 @@ class Faults:
         """Return the answer that is sent in place of the right one, *response*."""
         match fault.mode:
             case "slow":
-                self._stopping.wait(fault.seconds)
+                self._linger(fault)
             case "garbage":
                 response.set_data(b'\x00\x17{"payment_id": ]] upstream connect error')
             case "truncated":
@@ -217,8 +227,15 @@ class Faults:
             self._fault = NO_FAULT
         return self._fault
 
+    def _linger(self, fault: Fault) -> None:
+        """Wait as long as *fault* says, unless it is over or the simulator stops."""
+        ends_at = time.monotonic() + fault.seconds
+        while (left := ends_at - time.monotonic()) > 0 and not self._stopping.is_set():
+            if fault.over.wait(min(left, _LOOK_SECONDS)):
+                return
+
     def _too_late(self, fault: Fault) -> Response:
-        self._stopping.wait(fault.seconds)
+        self._linger(fault)
         return Response("Gateway Timeout", 504, mimetype="text/plain")
 
 

@@ -25,14 +25,16 @@ def test_a_worker_that_takes_over_too_early_credits_nothing_twice(
 ) -> None:
     """The lease was lost while the facilitator answered: the payer hears how far it has come."""
     header = shop.sign(shop.ask())
-    shop.x402.fault("slow", on="settle", count=1, seconds=2)
+    shop.x402.fault("slow", on="settle", count=1, seconds=20)
 
     def take_over() -> Any:
         wait_until("the transfer", shop.x402.settlements)
         if is_deep:
             shop.x402.mine(DEEP)
         shop.watch()
-        return shop.settlements()
+        seen = shop.settlements()
+        shop.x402.fault("none")  # now it answers
+        return seen
 
     answered, seen = at_once(partial(shop.post, FIVE, **header), take_over)
     phase = ("settled", "done", True) if is_deep else ("settling", "new", True)
@@ -51,13 +53,15 @@ def test_a_worker_that_takes_over_too_early_credits_nothing_twice(
 def test_money_that_is_said_to_have_come_after_all_is_for_a_person(shop: Shop) -> None:
     """A worker saw a chain without it, as after a reorganisation, and gave the settlement up."""
     header = shop.sign(shop.ask())
-    shop.x402.fault("slow", on="settle", count=1, seconds=2)
+    shop.x402.fault("slow", on="settle", count=1, seconds=20)
 
     def take_over() -> Any:
         wait_until("the transfer", shop.x402.settlements)
         shop.x402.reset(now=int(time.time()) + 1_000)
         shop.watch()
-        return shop.settlements()
+        seen = shop.settlements()
+        shop.x402.fault("none")  # now it answers
+        return seen
 
     answered, seen = at_once(partial(shop.post, FIVE, **header), take_over)
     assert seen == [("refused", "done", False)]
@@ -69,12 +73,14 @@ def test_money_that_is_said_to_have_come_after_all_is_for_a_person(shop: Shop) -
 def test_a_payment_whose_process_slept_too_long_is_not_sent(shop: Shop) -> None:
     """A worker has freed it meanwhile: the authorization is good for the next try."""
     header = shop.sign(shop.ask())
-    shop.x402.fault("slow", on="verify", count=1, seconds=2)
+    shop.x402.fault("slow", on="verify", count=1, seconds=20)
 
     def take_over() -> Any:
         wait_until("the reservation", lambda: shop.settlements() == [("reserved", "new", True)])
         shop.watch()
-        return shop.settlements()
+        seen = shop.settlements()
+        shop.x402.fault("none")  # now it answers
+        return seen
 
     answered, seen = at_once(partial(shop.post, FIVE, **header), take_over)
     assert seen == [("refused", "done", False)]
