@@ -1,6 +1,6 @@
 """A hold that ran out: its credits come back, and a late finalize is settled within the grace."""
 
-from dataclasses import replace
+from dataclasses import astuple, dataclass, replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -28,12 +28,39 @@ def client(api: Api) -> Api:
     return replace(api, subject=unique("caller"))
 
 
+@dataclass(frozen=True)
+class Expired:
+    """A hold whose time is over, and whose credits came back."""
+
+    account: str
+    reservation: str
+
+
+MINTED_AND_HELD = {  # one for each test that uses one up
+    "settled late": (10_000_000, 5_000_000),
+    "short of credits": (1_000_000, 1_000_000),
+    "capped": (10_000_000, 1_000_000),
+    "past its grace": (10_000_000, 5_000_000),
+    "released": (10_000_000, 4_000_000),
+}
+
+
+@pytest.fixture(scope="module")
+def expired(api: Api) -> dict[str, Expired]:
+    """The holds of this file, so that all wait for one second together."""
+    maker, made = replace(api, subject=unique("caller")), {}
+    for name, (minted, held) in MINTED_AND_HELD.items():
+        account = maker.funded_account(minted)
+        made[name] = Expired(account, hold(maker, account, held, ttlSeconds=1))
+    for one in made.values():
+        wait_until_expired(maker, one.reservation)
+    return made
+
+
 def test_an_expired_hold_gives_its_credits_back_and_is_settled_late_all_the_same(
-    client: Api,
+    client: Api, expired: dict[str, Expired]
 ) -> None:
-    account = client.funded_account(10_000_000)
-    reservation = hold(client, account, 5_000_000, ttlSeconds=1)
-    wait_until_expired(client, reservation)
+    account, reservation = astuple(expired["settled late"])
     assert balance(client, account) == (10_000_000, 0, 0)
     done = settle(client, reservation, 3_000_000)
     assert done.status_code == 200
@@ -53,10 +80,10 @@ def test_an_expired_hold_gives_its_credits_back_and_is_settled_late_all_the_same
     assert settle(client, reservation, 3_000_001).status_code == 409
 
 
-def test_a_late_finalize_takes_what_the_lots_have_and_the_rest_becomes_debt(client: Api) -> None:
-    account = client.funded_account(1_000_000)
-    reservation = hold(client, account, 1_000_000, ttlSeconds=1)
-    wait_until_expired(client, reservation)
+def test_a_late_finalize_takes_what_the_lots_have_and_the_rest_becomes_debt(
+    client: Api, expired: dict[str, Expired]
+) -> None:
+    account, reservation = astuple(expired["short of credits"])
     hold(client, account, 600_000)
     body = settle(client, reservation, 1_000_000).json()
     assert (body["finalizedMicro"], body["debtMicro"], body["late"]) == ("1000000", "600000", True)
@@ -74,19 +101,19 @@ def test_a_late_finalize_takes_what_the_lots_have_and_the_rest_becomes_debt(clie
     assert (paid["debtPaidMicro"], paid["balance"]["availableMicro"]) == ("600000", "100000")
 
 
-def test_a_late_finalize_is_capped_at_its_hold_in_live(client: Api) -> None:
-    account = client.funded_account(10_000_000)
-    reservation = hold(client, account, 1_000_000, ttlSeconds=1)
-    wait_until_expired(client, reservation)
+def test_a_late_finalize_is_capped_at_its_hold_in_live(
+    client: Api, expired: dict[str, Expired]
+) -> None:
+    account, reservation = astuple(expired["capped"])
     body = settle(client, reservation, 3_000_000).json()
     assert (body["finalizedMicro"], body["unchargedMicro"]) == ("1000000", "2000000")
     assert balance(client, account) == (9_000_000, 0, 0)
 
 
-def test_a_finalize_after_the_grace_is_refused_and_charges_nothing(client: Api) -> None:
-    account = client.funded_account(10_000_000)
-    reservation = hold(client, account, 5_000_000, ttlSeconds=1)
-    wait_until_expired(client, reservation)
+def test_a_finalize_after_the_grace_is_refused_and_charges_nothing(
+    client: Api, expired: dict[str, Expired]
+) -> None:
+    account, reservation = astuple(expired["past its grace"])
     before = snapshot(client, account)
     with settings_in_force(client, late_finalize_grace_seconds="0"):
         refused = settle(client, reservation, 3_000_000)
@@ -112,10 +139,10 @@ def test_a_hold_ends_at_its_time_although_no_sweep_has_come_by(client: Api) -> N
     assert balance(client, account) == (7_000_000, 0, 0)
 
 
-def test_a_release_of_an_expired_hold_moves_nothing_more(client: Api) -> None:
-    account = client.funded_account(10_000_000)
-    reservation = hold(client, account, 4_000_000, ttlSeconds=1)
-    wait_until_expired(client, reservation)
+def test_a_release_of_an_expired_hold_moves_nothing_more(
+    client: Api, expired: dict[str, Expired]
+) -> None:
+    account, reservation = astuple(expired["released"])
     before = ledger(client, account)
     released = client.internal("release", {"reservationId": reservation})
     assert released.json() == {"reservationId": reservation, "releasedMicro": "4000000"}

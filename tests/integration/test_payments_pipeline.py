@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import requests
 from sqlalchemy import text
 
 from deploy.local.servers import free_port, running_redis
+from shared.clock import system_clock
 from shared.database import Database
 from shared.ledger import integrity
+from shared.messaging import TaskName, make_celery
 from tests.harness import (
     Api,
     Databases,
@@ -72,6 +75,11 @@ class System:
         """Run a query on the system's database."""
         with self.database.reading() as tx:
             return list(tx.all(text(statement), **values))
+
+    def wake(self, name: TaskName) -> None:
+        """Send the workers what beat would send them at its time."""
+        with make_celery(self.redis.url) as sender:
+            sender.send_task(name.value, queue=name.queue, retry=False)
 
     def wait_idle(self) -> None:
         """Wait until no notice is left to work off."""
@@ -338,7 +346,10 @@ def test_expired_holds_come_back_and_revenue_is_rolled_up_by_the_workers(
     account = system.api.funded_account(5_000_000)
     body = {"accountId": account, "estimatedCostMicro": "5000000", "ttlSeconds": 1}
     held = system.api.internal("reserve", body).json()
-    wait_until("the hold ends by itself", lambda: system.available(account) == 5_000_000, 15)
+    ends = datetime.fromisoformat(held["expiresAt"])
+    wait_until("the end of its time", lambda: system_clock() > ends)
+    system.wake(TaskName.EXPIRE_HOLDS)
+    wait_until("the hold is ended", lambda: system.available(account) == 5_000_000, 15)
     shown = system.api.get(f"/api/internal/reservations/{held['reservationId']}").json()
     assert shown["status"] == "expired"
     fresh = system.api.internal(
@@ -346,6 +357,7 @@ def test_expired_holds_come_back_and_revenue_is_rolled_up_by_the_workers(
     ).json()
     done = {"reservationId": fresh["reservationId"], "actualCostMicro": "1000000"}
     assert system.api.internal("finalize", done).status_code == 200
+    system.wake(TaskName.ROLL_UP_REVENUE)
     posted = "SELECT is_revenue_posted AS done FROM credit_reservations WHERE id = :r"
     wait_until("the roll-up", lambda: system.rows(posted, r=fresh["reservationId"])[0].done, 15)
     system.verify()

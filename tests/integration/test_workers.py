@@ -75,6 +75,7 @@ def put_old_key(database: Database, key: str) -> None:
         insert_rows(tx, IdempotencyKey.__table__, [row])
 
 
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)  # it is about Redis
 def test_a_worker_consumes_again_after_its_broker_was_killed_three_times(
     database: Database, broker: Broker, tmp_path: Path
 ) -> None:
