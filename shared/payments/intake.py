@@ -30,7 +30,7 @@ from shared.payments.recording import Step, park, save
 from shared.payments.states import MONEY_STATUSES
 
 log = structlog.get_logger()
-BATCH = 100
+BATCH = 250  # locks the accounts for a tenth of a second; a short queue makes a short batch
 ASKING_BATCH = 8  # so many are asked about in one batch
 # What a killed worker held is worked off by another one after its lease. Asking takes a minute at
 # most: two rounds of four notices, each of two calls of 15 s.
