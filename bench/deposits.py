@@ -17,6 +17,7 @@ from sqlalchemy import text
 
 from bench.measuring import Case, Part, give_up
 from bench.yardsticks.noop import noop
+from shared import garbage
 from shared.config import ProviderSettings
 from shared.database import Database, insert_rows
 from shared.ids import new_id
@@ -142,6 +143,7 @@ def _work(line: Any, url: str) -> None:
     database = Database(url)
     settings = ProviderSettings(database_url=url, payments_verify_before_credit=False)
     work = make_intake(settings, database, TermsCache(database))
+    garbage.settle()  # as every process of ours does
     while line.recv() is not None:
         while intake.drain(work):
             pass

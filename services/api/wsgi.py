@@ -1,7 +1,7 @@
 """The API's process: granian serves ``app``."""
 
 from services.api.app import create_app
-from shared import schema, tracing
+from shared import garbage, schema, tracing
 from shared.alerts.counts import Recorder
 from shared.balance_cache import BalanceCache
 from shared.config import ApiSettings, load_settings
@@ -24,3 +24,4 @@ if database.is_sqlite if settings.arrakis_auto_migrate is None else settings.arr
 schema.require_current(database)
 app = create_app(settings, database, balances)
 Recorder(database).start()
+garbage.settle()

@@ -1,7 +1,7 @@
 """The receiver's process: granian serves ``app``."""
 
 from services.webhooks.app import create_app
-from shared import tracing
+from shared import garbage, tracing
 from shared.config import WebhookSettings, load_settings
 from shared.database import Database
 from shared.messaging import Publisher, make_celery
@@ -16,3 +16,4 @@ database = Database(
     after_commit=[Publisher(make_celery(settings.redis_url))],
 )
 app = create_app(settings, database)
+garbage.settle()

@@ -7,7 +7,7 @@ from services.workers.app import install
 from services.workers.schedule import beat_schedule
 from services.workers.watchdog import Watchdog
 from services.workers.work import Work
-from shared import tracing
+from shared import garbage, tracing
 from shared.alerts.counts import Recorder
 from shared.balance_cache import BalanceCache
 from shared.config import WorkerSettings, load_settings
@@ -72,3 +72,4 @@ signals.worker_init.connect(_serve_metrics, weak=False)
 signals.beat_init.connect(_serve_metrics, weak=False)
 signals.after_task_publish.connect(_count_hint, weak=False)  # beat's: workers send none
 signals.worker_init.connect(lambda **_: Recorder(database).start(), weak=False)
+garbage.settle()
