@@ -70,10 +70,15 @@ def claim(
         return Claim(token, sorted(row.id for row in tx.all(taken)))
 
 
-def held_rows(tx: Tx, model: Any, held: Claim, ids: list[str]) -> list[Any]:
-    """Return those rows of *ids* that *held* still holds, locked, in the order of their ids."""
+def held_rows(
+    tx: Tx, model: Any, held: Claim, ids: list[str], *, columns: Sequence[Any] = ()
+) -> list[Any]:
+    """Return those rows of *ids* that *held* still holds, locked, in the order of their ids.
+
+    Of each all columns are read, or *columns*.
+    """
     statement = (
-        select(*model.__table__.c)
+        select(*(columns or model.__table__.c))
         .where(
             member_of(model.id, "ids"),
             model.lease_token == held.token,

@@ -12,7 +12,7 @@ from typing import Any
 from shared.errors import Invalid, Unavailable
 from shared.money import CoinAmount
 from shared.payments.applying import Consulted, arrival_of, read_notice
-from shared.payments.policy import CreditPolicy, needs_rate
+from shared.payments.policy import CreditPolicy, has_rate, needs_rate
 from shared.payments.polling import notice_of
 from shared.payments.providers.nowpayments import NowPayments
 from shared.payments.recording import coin_of, text_of
@@ -69,6 +69,8 @@ def needs_asking(event: Any, policy: CreditPolicy, *, is_verifying: bool) -> boo
         return False
     if is_verifying and event.source == "notice":
         return True
+    if has_rate(text_of(notice, "outcome_currency").lower(), policy):
+        return False
     return needs_rate(arrival_of(notice, event.status, _terms(event, notice)), policy)
 
 

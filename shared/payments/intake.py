@@ -4,6 +4,7 @@ One transaction carries the payment's row, its credit, and the notice's end, fen
 on the notice: so a notice can be delivered, claimed or crash twice and still credits once.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -159,7 +160,7 @@ def _work(
 
     def once() -> list[Step]:
         with intake.database.transaction(lock_timeout_ms=lock_timeout_ms) as tx:
-            events = jobs.held_rows(tx, WebhookEvent, held, ids)
+            events = jobs.held_rows(tx, WebhookEvent, held, ids, columns=_READ)
             steps = plan(tx, events, load_policy(tx), told)
             commands = [command for step in steps for command in step.commands]
             outcomes = iter(post(tx, commands, terms) if commands else [])
@@ -169,9 +170,11 @@ def _work(
             save(tx, steps)
             return steps
 
-    for step in patiently(once):
+    steps = patiently(once)
+    for (provider, outcome), count in Counter((s.event.provider, s.outcome) for s in steps).items():
+        WEBHOOKS.labels(provider, outcome).inc(count)
+    for step in steps:
         _trace(step)
-        WEBHOOKS.labels(step.event.provider, step.outcome).inc()
         log.info(
             "notice_processed",
             event_id=step.event.id,
@@ -187,6 +190,8 @@ def _work(
 
 def _trace(step: Step) -> None:
     """Tell in the trace of the notice's request what became of it, and by which run."""
+    if not tracing.is_on():
+        return
     with tracing.span(
         "notice processed",
         kind="consumer",
@@ -225,6 +230,18 @@ def rearm(tx: Tx, event_ids: list[str]) -> int:
     return count
 
 
+# Not the body as it came over the wire: it is the longest, and only people look at it.
+_READ = (
+    WebhookEvent.id,
+    WebhookEvent.provider,
+    WebhookEvent.source,
+    WebhookEvent.provider_payment_id,
+    WebhookEvent.status,
+    WebhookEvent.notice,
+    WebhookEvent.traceparent,
+    WebhookEvent.outcome,
+    WebhookEvent.attempts,
+)
 _CLAIMED = (
     select(
         WebhookEvent.id,

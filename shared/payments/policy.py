@@ -97,11 +97,14 @@ def read_policy(values: Mapping[str, str]) -> CreditPolicy:
     )
 
 
+def has_rate(currency: str | None, policy: CreditPolicy) -> bool:
+    """Tell whether nobody need be asked about *currency*: none is told, or it is a dollar each."""
+    return not currency or currency in policy.usd_coins
+
+
 def needs_rate(arrival: Arrival, policy: CreditPolicy) -> bool:
     """Tell whether only the provider can say what *arrival* is worth in USD."""
-    if not arrival.outcome_amount or not arrival.outcome_currency:
-        return False
-    if arrival.outcome_currency in policy.usd_coins:
+    if not arrival.outcome_amount or has_rate(arrival.outcome_currency, policy):
         return False
     is_at_price = arrival.status == "finished" and arrival.is_own_price
     return not is_at_price or _overpaid_micro(arrival, policy) > 0
@@ -116,18 +119,20 @@ def worth(arrival: Arrival, policy: CreditPolicy) -> Worth | None:
     What reached us is the provider's outcome, after its fees. Always rounded down.
     """
     rate = CoinAmount(1) if arrival.outcome_currency in policy.usd_coins else arrival.usd_rate
-    reached = _reached_micro(arrival, rate)
     price_micro = _price_micro(arrival)
     if arrival.status == "finished" and arrival.is_own_price:
         if not price_micro:
             return None
         base, basis = arrival.pack_micro or price_micro, "pack" if arrival.pack_micro else "price"
-        above = min(_overpaid_micro(arrival, policy), reached - price_micro)
+        above = _overpaid_micro(arrival, policy)
+        if above:
+            above = min(above, _reached_micro(arrival, rate) - price_micro)
         if above * BPS_WHOLE <= price_micro * policy.overpaid_tolerance_bps:
             return Worth(base, basis)
         return Worth(base + above, "overpaid", rate)
     if arrival.status == "partially_paid" and not policy.credits_partial:
         return None
+    reached = _reached_micro(arrival, rate)
     if arrival.is_own_price and price_micro:
         reached = min(reached, price_micro, arrival.pack_micro or price_micro)
     return Worth(reached, "outcome", rate) if reached else None
@@ -146,7 +151,7 @@ def _reached_micro(arrival: Arrival, rate: CoinAmount | None) -> int:
 def _overpaid_micro(arrival: Arrival, policy: CreditPolicy) -> int:
     """Return what the payer sent above the price beyond the tolerance, at the quoted rate."""
     asked, paid, price_micro = arrival.pay_amount, arrival.actually_paid, _price_micro(arrival)
-    if not asked or not paid:
+    if not asked or not paid or paid <= asked:
         return 0
     above = _floor(price_micro * Fraction(paid) / Fraction(asked)) - price_micro
     return above if above * BPS_WHOLE > price_micro * policy.overpaid_tolerance_bps else 0

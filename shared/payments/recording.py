@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import literal_column, select, union, update
 
 from shared import jobs
-from shared.database import Tx, insert_rows, update_rows
+from shared.database import Tx, Write, write
 from shared.errors import Invalid
 from shared.ids import new_id
 from shared.ledger.commands import Mint, Refund
@@ -112,7 +112,6 @@ def load_payments(
 def save(tx: Tx, steps: Sequence[Step]) -> None:
     """Write the payments, their credits and dead letters, and end the notices."""
     changed = {id(s.payment): s.payment for s in steps if s.payment and s.payment.changes}
-    save_payments(tx, list(changed.values()))
     ended, credited = list[Step](), set[str]()
     for step in steps:
         if step.dead_letter is not None:
@@ -131,43 +130,27 @@ def save(tx: Tx, steps: Sequence[Step]) -> None:
     for operation in ("webhook", "refund"):
         dlq.complete_all(tx, operation, [step.event.id for step in ended])
     dlq.complete_all(tx, "deposit", sorted(credited))
-    update_rows(
-        tx,
-        WebhookEvent.__table__,
-        [{"id": s.event.id, **jobs.finished(tx.now, outcome=s.outcome)} for s in ended],
-    )
+    done = [{"id": s.event.id, **jobs.finished(tx.now, outcome=s.outcome)} for s in ended]
+    finished = Write("update", WebhookEvent.__table__, done, ("id",))
+    save_payments(tx, list(changed.values()), beside=[finished])
 
 
-def save_payments(tx: Tx, payments: Sequence[Payment]) -> None:
-    """Write what changed on *payments*, their new credits, and the packs that these bought."""
+def save_payments(tx: Tx, payments: Sequence[Payment], *, beside: Sequence[Write] = ()) -> None:
+    """Write what changed on *payments*, their new credits, and the packs that these bought.
+
+    All at once, and what is to be written *beside* it.
+    """
     alike: dict[tuple[str, ...], list[Payment]] = defaultdict(list)
     for payment in payments:
         alike[tuple(sorted(payment.changes))].append(payment)
+    updates = []
     for names, some in alike.items():
         rows = [{"id": p.row["id"], **{name: p.changes[name] for name in names}} for p in some]
-        update_rows(tx, _TABLE, rows)
-    _save_credits(tx, [payment for payment in payments if payment.credits])
-
-
-def _save_credits(tx: Tx, payments: Sequence[Payment]) -> None:
+        updates.append(Write("update", _TABLE, rows, ("id",)))
     made = [
         (payment, credit) for payment in payments for credit in payment.credits if credit.is_new
     ]
-    insert_rows(
-        tx,
-        PaymentCredit.__table__,
-        [
-            {
-                "lot_id": credit.lot_id,
-                "payment_id": payment.row["id"],
-                "amount_micro": credit.amount_micro,
-                "basis": credit.basis,
-                "rate": credit.rate,
-                "created_at": tx.now,
-            }
-            for payment, credit in made
-        ],
-    )
+    write(tx, [*updates, _credits(tx, made), _purchases(tx, made), *beside])
     is_told = bool(made) and is_told_of_deposits(tx)
     for payment, credit in made:
         if is_told and credit.basis != "admin":  # that is told of when the admin minted it
@@ -179,28 +162,39 @@ def _save_credits(tx: Tx, payments: Sequence[Payment]) -> None:
                 source=payment["provider"],
                 payment_id=payment.row["id"],
             )
-    sold = [
-        (payment, credit)
+
+
+def _credits(tx: Tx, made: Sequence[tuple[Payment, Credit]]) -> Write:
+    rows = [
+        {
+            "lot_id": credit.lot_id,
+            "payment_id": payment.row["id"],
+            "amount_micro": credit.amount_micro,
+            "basis": credit.basis,
+            "rate": credit.rate,
+            "created_at": tx.now,
+        }
+        for payment, credit in made
+    ]
+    return Write("insert", PaymentCredit.__table__, rows)
+
+
+def _purchases(tx: Tx, made: Sequence[tuple[Payment, Credit]]) -> Write:
+    rows = [
+        {
+            "id": f"pur_{new_id(tx.now)}",
+            "account_id": payment["account_id"],
+            "pack_id": payment["pack_id"],
+            "payment_reference": payment["provider_payment_id"],
+            "idempotency_key": f"{payment['provider']}:{payment['provider_payment_id']}",
+            "lot_id": credit.lot_id,
+            "amount_micro": payment["pack_micro"],
+            "created_at": tx.now,
+        }
         for payment, credit in made
         if payment["pack_id"] and credit.basis in _PACK_BASES and _is_first_of_pack(payment, credit)
     ]
-    insert_rows(
-        tx,
-        Purchase.__table__,
-        [
-            {
-                "id": f"pur_{new_id(tx.now)}",
-                "account_id": payment["account_id"],
-                "pack_id": payment["pack_id"],
-                "payment_reference": payment["provider_payment_id"],
-                "idempotency_key": f"{payment['provider']}:{payment['provider_payment_id']}",
-                "lot_id": credit.lot_id,
-                "amount_micro": payment["pack_micro"],
-                "created_at": tx.now,
-            }
-            for payment, credit in sold
-        ],
-    )
+    return Write("insert", Purchase.__table__, rows)
 
 
 def _is_first_of_pack(payment: Payment, credit: Credit) -> bool:
