@@ -1,12 +1,12 @@
 # Every target does its own set-up; `make` alone lists them. Only Python 3.11+, pip and make are needed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check bench bench-quick soak chaos env lock
+.PHONY: help setup demo up test check bench bench-quick soak chaos env lock sbom audit
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+TOOLS := .venv/tools
 # Where the shell forbids bytecode, each of the many processes would compile all modules anew.
 export PYTHONDONTWRITEBYTECODE :=
-TOOLS := .venv/tools
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'

@@ -16,7 +16,9 @@ def test_it_runs_the_targets_of_the_makefile_on_all_versions() -> None:
     makefile = (ROOT / "Makefile").read_text()
     assert all(f"\n{target.removeprefix('make ')}:" in makefile for target in targets)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert project["requires-python"] == f">={main['strategy']['matrix']['python'][0]}"
+    versions = main["strategy"]["matrix"]["python"]
+    assert project["requires-python"] == f">={versions[0]}"
+    assert project["classifiers"] == [f"Programming Language :: Python :: {v}" for v in versions]
     scripts = [
         step["run"] for job in jobs.values() for step in job["steps"]
         if step.get("run", "").startswith("deploy/")
