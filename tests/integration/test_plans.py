@@ -3,13 +3,16 @@
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from sqlalchemy import event, text
 
 from shared.database import Database
 from shared.errors import Unavailable
 from shared.ledger import queries
 from shared.ledger.commands import Adjust, Extend, Refund
+from shared.ledger.integrity import INVARIANTS, verify
 from shared.operations import gauges
 from tests.conftest import KINDS
 from tests.harness import Databases, make_id
@@ -162,6 +165,26 @@ def test_notices_go_by_indexes_before_there_are_statistics(databases: Databases)
     walking = {s: walks(ledger.database, s, capture.sent[s]) for s in capture.of("notice")}
     ledger.database.dispose()
     assert {statement: walked for statement, walked in walking.items() if walked} == {}
+
+
+def test_no_invariant_is_checked_by_a_nested_loop_before_there_are_statistics(
+    databases: Databases,
+) -> None:
+    """A database that was never analysed is verified in seconds, and not in minutes."""
+    ledger, plans = Ledger(databases.make("postgresql")), {}
+
+    def explain(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if any(query in statement for query in INVARIANTS.values()):
+            cursor.execute(f"EXPLAIN {statement}")
+            plans[statement] = "\n".join(line for (line,) in cursor.fetchall())
+
+    event.listen(ledger.database.engine, "before_cursor_execute", explain)
+    with ledger.database.reading() as tx:
+        assert verify(tx) == []
+        assert tx.scalar(text("SELECT current_setting('enable_nestloop')")) == "on"
+    ledger.database.dispose()
+    assert len(plans) == len(INVARIANTS)
+    assert [plan for plan in plans.values() if "Nested Loop" in plan] == []
 
 
 def test_hot_statements_name_their_accounts(worked: tuple[Database, Capture]) -> None:
