@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from deploy.local.servers import RunningServer, running_postgres
 from shared.errors import Unavailable
@@ -28,7 +29,8 @@ def server() -> Iterator[RunningServer]:
 def ledger(server: RunningServer, tmp_path: Path) -> Iterator[Ledger]:
     """A ledger on the server that goes away."""
     made = Ledger(Databases(tmp_path, server.url).make("postgresql"))
-    yield made
+    with capture_logs():  # to print hundreds of tracebacks takes longer than what is measured
+        yield made
     breaches = made.breaches()
     made.database.dispose()
     assert breaches == []
@@ -52,7 +54,7 @@ def test_without_its_database_every_caller_is_told_to_come_again(
         return time.monotonic() - began
 
     with ThreadPoolExecutor(len(commands)) as threads:
-        assert max(threads.map(ask, commands)) < 15
+        assert max(threads.map(ask, commands)) < 10
     assert not ledger.executor._batches._is_busy
     server.start()
     for _ in range(2):  # the second time everything is a repeat

@@ -33,6 +33,7 @@ from shared.models.x402 import Settlement
 HEAL_SECONDS = 120.0  # contract 8
 SHORT_SECONDS = 21.0
 SPENDERS, PAYERS = 3, 3
+KINDS = ("reserve", "finalize", "payment", "mint", "batch")
 ACCOUNTS = tuple(f"acct-chaos-{number}" for number in range(4))
 _FUNDS_MICRO = 1_000_000_000
 _LOOK_SECONDS, _LOOK_AGAIN_SECONDS = 0.5, 20.0
@@ -46,6 +47,8 @@ class Plan:
     seconds: float
     is_postgres: bool = True
     is_short: bool = False
+    least_answers: int = 0
+    """The load goes on until each kind of work was answered so often, however slow the machine."""
 
     @property
     def severity(self) -> Severity:
@@ -178,6 +181,7 @@ def _storm(system: System, plan: Plan, say: Callable[[str], None]) -> Verdict:
         hand.thaw()  # one that is frozen cannot be told to stop
     hand.let_go()
     system.stack.wait_ready(HEAL_SECONDS)
+    _wait_for_answers(system.journal, plan.least_answers)
     recovered = time.monotonic()
     say(f"{recovered - began:7.1f} s  everything is up again; nothing is touched from here on")
     stopping.set()
@@ -210,6 +214,12 @@ def _start_loads(system: System, plan: Plan, stopping: threading.Event) -> list[
         )
         loads[-1].start()
     return loads
+
+
+def _wait_for_answers(journal: Journal, least: int) -> None:
+    deadline = time.monotonic() + HEAL_SECONDS
+    while min(journal.answers[kind] for kind in KINDS) < least and time.monotonic() < deadline:
+        time.sleep(_LOOK_SECONDS)
 
 
 def _go_on(act: Callable[[], None], journal: Journal, stopping: threading.Event) -> None:
