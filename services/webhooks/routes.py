@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 
 import structlog
 from flask import Blueprint, Response, current_app, request
+from prometheus_client import Counter
 
 from services.webhooks.signatures import BadSignature, WebhookRejected, verify
 from shared.config import WebhookSettings
@@ -35,22 +37,22 @@ def nowpayments() -> Response:
         inbox: Inbox = current_app.extensions["inbox"]
         event_id, status = inbox.store(provider=_PROVIDER, notice=notice, raw_body=body)
     except WebhookRejected as error:
-        WEBHOOKS.labels(_PROVIDER, error.reason).inc()
+        _count(error.reason).inc()
         if isinstance(error, BadSignature):
             return _refuse(401, "invalid_signature", "The signature is missing or wrong.")
         return _refuse(400, error.reason, "The body is not a notice.")
     except Invalid as error:
-        WEBHOOKS.labels(_PROVIDER, error.code).inc()
+        _count(error.code).inc()
         return _refuse(_STATUSES.get(error.code, 400), error.code, error.message)
     except Unavailable as error:
         log.warning("notice_not_stored", reason=error.message)
-        WEBHOOKS.labels(_PROVIDER, "not_stored").inc()
+        _count("not_stored").inc()
         return _refuse(503, error.code, error.message, {"Retry-After": "5"})
     is_new = event_id is not None
     outcome = "stored" if is_new else "repeated"
     about = {"outcome": outcome, "event_id": event_id, "payment_status": status}
     served().touched.update((name, known) for name, known in about.items() if known is not None)
-    WEBHOOKS.labels(_PROVIDER, outcome).inc()
+    _count(outcome).inc()
     return _answer(200, {"received": True, "duplicate": not is_new})
 
 
@@ -61,6 +63,11 @@ def _authentic(settings: WebhookSettings) -> tuple[bytes, Mapping[str, object]]:
     body = read_body(request.environ, BODY_MAX_BYTES)
     secrets = (settings.nowpayments_ipn_secret, settings.nowpayments_ipn_secret_prev)
     return body, verify(body, request.headers.get(SIGNATURE_HEADER), secrets)
+
+
+@lru_cache(maxsize=64)
+def _count(outcome: str) -> Counter:
+    return WEBHOOKS.labels(_PROVIDER, outcome)
 
 
 def _refuse(
@@ -74,4 +81,4 @@ def _refuse(
 def _answer(
     status: int, body: dict[str, object], headers: dict[str, str] | None = None
 ) -> Response:
-    return Response(json.dumps(body), status, headers, mimetype="application/json")
+    return Response(json.dumps(body), status, headers, content_type="application/json")
