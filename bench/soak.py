@@ -7,26 +7,19 @@ is 1. docs/performance.md says how to read the table.
 """
 
 import argparse
-import hashlib
-import hmac
-import http.client
-import itertools
-import json
 import statistics
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import jwt
 import psutil
 from sqlalchemy import text
 
+from bench.steady import REFUSALS, Caller, keep_on, paying, prepare, spending
 from deploy.local.services import arrakis_stack
 from deploy.local.sockets import free_ports
 from deploy.local.stack import Stack
@@ -36,120 +29,11 @@ from shared.ledger import integrity
 GROWTH_MAX_MB = 12.0
 WARM_UP_SHARE = 1 / 6
 _SAMPLE_SECONDS = 15.0
-_ACCOUNTS = [f"acct-soak-{number}" for number in range(200)]
-_STORY = ("waiting", "confirming", "confirmed", "sending", "finished")  # a payment's notices
-_CALLS_OF_A_SUBJECT = 20  # below the smallest limit of one caller in a minute
 _FAILED_SHARE_MAX = 0.001
-_REFUSALS = 300
 _SPENDERS = 4
 # PostgreSQL's memory is shared between its processes; the simulator keeps all that it was told.
 _NOT_WEIGHED = {"postgres", "simulator"}
 _NOT_JUDGED = {"redis", "flower"}  # no code of ours; their limits are settings
-
-
-class Caller:
-    """One thread of the load, with kept-alive connections of its own, and what it was answered."""
-
-    def __init__(self, name: str, stack: Stack, ports: dict[str, int]) -> None:
-        self.name = name
-        self.answers = Counter[int]()
-        self._secrets = stack.env
-        self._lines = {
-            server: http.client.HTTPConnection("127.0.0.1", ports[server], timeout=30)
-            for server in ("api", "webhooks")
-        }
-        self._calls = 0
-
-    def call(self, server: str, method: str, path: str, body: Any, headers: dict[str, str]) -> Any:
-        """Send one request; return the answer's JSON, None if it was refused."""
-        line = self._lines[server]
-        line.request(method, path, body, {"Content-Type": "application/json", **headers})
-        answer = line.getresponse()
-        told = answer.read()
-        self.answers[answer.status] += 1
-        return json.loads(told) if answer.status < _REFUSALS else None
-
-    def ask(self, method: str, path: str, body: Any = None, *, is_admin: bool = False) -> Any:
-        """Call the API as a service, or as an operator."""
-        secret, life = self._secrets["BILLING_INTERNAL_JWT_SECRET"], 290
-        claims: dict[str, Any] = {"iss": "loa-finn", "aud": "arrakis-internal"}
-        if is_admin:
-            secret = self._secrets["BILLING_ADMIN_JWT_SECRET"]
-            claims = {"iss": "arrakis-admin", "aud": "arrakis-billing-admin"}
-            claims["scopes"] = ["billing:read", "billing:write"]
-        self._calls, now = self._calls + 1, int(time.time())
-        subject = f"{self.name}-{self._calls // _CALLS_OF_A_SUBJECT}"
-        claims |= {"sub": subject, "iat": now, "exp": now + life}
-        headers = {"Authorization": f"Bearer {jwt.encode(claims, secret, algorithm='HS256')}"}
-        if is_admin:
-            headers["Idempotency-Key"] = f"{self.name}-{self._calls}"
-        sent = None if body is None else json.dumps(body).encode()
-        return self.call("api", method, path, sent, headers)
-
-    def tell(self, notice: dict[str, Any]) -> None:
-        """Send a signed notice to the receiver, as the provider does."""
-        sent = json.dumps(notice, sort_keys=True, separators=(",", ":")).encode()
-        secret = self._secrets["NOWPAYMENTS_IPN_SECRET"].encode()
-        signature = hmac.new(secret, sent, hashlib.sha512).hexdigest()
-        path = "/api/billing/webhooks/nowpayments"
-        self.call("webhooks", "POST", path, sent, {"x-nowpayments-sig": signature})
-
-
-def prepare(caller: Caller, database: Database) -> None:
-    """Make accounts with credits, and charge for real."""
-    for account in _ACCOUNTS:
-        made = {"entityType": "person", "entityId": account, "accountId": account}
-        caller.ask("POST", "/admin/billing/accounts", made, is_admin=True)
-        funds = {"amountMicro": "50000000", "sourceType": "grant"}
-        caller.ask("POST", f"/admin/billing/accounts/{account}/mint", funds, is_admin=True)
-    with database.transaction() as tx:
-        tx.run(text("UPDATE billing_config SET value = 'live' WHERE key = 'billing_mode'"))
-
-
-def spending(caller: Caller) -> Iterator[None]:
-    """Hold, read the balance, settle; look at the history now and then."""
-    for number, account in enumerate(itertools.cycle(_ACCOUNTS)):
-        path = f"/api/internal/accounts/{account}"
-        wanted = {"accountId": account, "estimatedCostMicro": "1000"}
-        hold = caller.ask("POST", "/api/internal/reserve", wanted)
-        yield
-        caller.ask("GET", f"{path}/balance")
-        yield
-        if hold is not None and number % 20:  # the others run out by themselves
-            settled = {"reservationId": hold["reservationId"], "actualCostMicro": "700"}
-            caller.ask("POST", "/api/internal/finalize", settled)
-        else:
-            caller.ask("GET", f"{path}/history")
-        yield
-
-
-def paying(caller: Caller) -> Iterator[None]:
-    """Ask for a payment, and tell how it comes, a notice each time."""
-    for account in itertools.cycle(_ACCOUNTS):
-        wanted = {"accountId": account, "amountUsd": "5.00", "payCurrency": "btc"}
-        made = caller.ask("POST", "/api/internal/payments", wanted)
-        for status in _STORY if made is not None else ():
-            paid = made["payAmount"] if status != "waiting" else "0"
-            caller.tell(
-                {
-                    "payment_id": made["providerPaymentId"],
-                    "payment_status": status,
-                    "price_amount": 5,
-                    "price_currency": "usd",
-                    "pay_amount": made["payAmount"],
-                    "pay_currency": "btc",
-                    "actually_paid": paid,
-                }
-            )
-            yield
-
-
-def keep_on(acts: Iterator[None], rate: float, stopping: threading.Event) -> None:
-    """Take *rate* steps of *acts* a second until it is time to stop."""
-    due = time.monotonic()
-    while not stopping.wait(max(0.0, due - time.monotonic())):
-        next(acts)
-        due += 1 / rate
 
 
 @dataclass
@@ -159,8 +43,9 @@ class Weights:
     stack: Stack
     began: float = field(default_factory=time.monotonic)
     found: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
-    cpu: dict[str, list[float]] = field(default_factory=dict)
+    cpu: Counter[str] = field(default_factory=Counter)
     pids: dict[str, int] = field(default_factory=dict)
+    _used: dict[int, float] = field(default_factory=dict)
 
     def take(self) -> None:
         """Weigh every process with its children. Ends the run if one was started again."""
@@ -170,8 +55,12 @@ class Weights:
                 sys.exit(f"{name} ended and was started again:\n{self.stack.log_tail(name)}")
             parent = psutil.Process(pid)
             members = [parent, *parent.children(recursive=True)]
-            times = [member.cpu_times() for member in members]
-            self.cpu.setdefault(name, []).append(sum(one.user + one.system for one in times))
+            is_first = pid not in self._used  # what its start took is no load's
+            for member in members:
+                times = member.cpu_times()
+                used = times.user + times.system
+                self.cpu[name] += 0.0 if is_first else used - self._used.get(member.pid, 0.0)
+                self._used[member.pid] = used
             if name not in _NOT_WEIGHED:
                 megabytes = sum(member.memory_info().rss for member in members) / 1024**2
                 self.found.setdefault(name, []).append((now, megabytes))
@@ -180,10 +69,6 @@ class Weights:
         """Return what *name* weighed about then: the middle of three looks."""
         near = sorted(self.found[name], key=lambda one: abs(one[0] - seconds))[:3]
         return statistics.median(megabytes for _, megabytes in near)
-
-    def used(self, name: str) -> float:
-        """Return the seconds of CPU that *name* took between the first look and the last."""
-        return self.cpu[name][-1] - self.cpu[name][0]
 
     def growth(self, name: str, seconds: float) -> tuple[float, float]:
         """Return the growth after the warm-up of a run of *seconds*, and its slope an hour."""
@@ -204,15 +89,15 @@ def report(weights: Weights, answers: Counter[int], seconds: float) -> list[str]
     for name in sorted(weights.found):
         shown = "".join(f"{weights.at(name, time_):7.1f}" for time_ in times)
         growth, slope = weights.growth(name, seconds)
-        cpu = 100 * weights.used(name) / seconds
+        cpu = 100 * weights.cpu[name] / seconds
         print(f"{name:<18}{shown} {growth:8.1f} {slope:11.1f} {cpu:7.1f}")
         if growth > GROWTH_MAX_MB and name not in _NOT_JUDGED:
             wrong.append(f"{name} grew by {growth:.1f} MB after the warm-up.")
-    others = {name: weights.used(name) for name in _NOT_WEIGHED} | {"load": time.process_time()}
+    others = {name: weights.cpu[name] for name in _NOT_WEIGHED} | {"load": time.process_time()}
     shares = ", ".join(f"{name} {100 * used / seconds:.1f}" for name, used in others.items())
     total = answers.total()
     print(f"CPU % of others: {shares}; answers: {dict(answers)}, {total / seconds:.1f} a second")
-    failed = sum(count for status, count in answers.items() if status >= _REFUSALS)
+    failed = sum(count for status, count in answers.items() if status >= REFUSALS)
     if failed > total * _FAILED_SHARE_MAX:
         wrong.append(f"{failed} of {total} requests were refused: the load was not carried.")
     return wrong

@@ -177,7 +177,7 @@ def _own_metrics() -> dict[str, str]:
 
 
 def _flower(port: int, password: str) -> Process:
-    options = ["--read_only=True", "--purge_offline_workers=60"]
+    options = ["--read_only=True", "--purge_offline_workers=60", "--max_tasks=10000"]
     return Process(
         name="flower",
         command=_celery("flower", "--address=127.0.0.1", f"--port={port}", *options),
