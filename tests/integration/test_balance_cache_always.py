@@ -86,7 +86,7 @@ def server() -> Iterator[RunningServer]:
 
 
 @pytest.fixture(scope="module")
-def apis(
+def both(
     databases: Databases, server: RunningServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[list[Api]]:
     """An API on each kind of database, both with that Redis."""
@@ -116,12 +116,12 @@ def thaw(server: RunningServer) -> None:
 )
 def test_without_redis_the_database_answers_and_nothing_stale_comes_back(
     server: RunningServer,
-    apis: list[Api],
+    both: list[Api],
     take_away: Callable[[RunningServer], None],
     bring_back: Callable[[RunningServer], None],
 ) -> None:
     """Issue 3: slower than 200 ms or away -> the database answers. Contract 8: Redis may go."""
-    busy = [(one, one.funded_account(M)) for one in apis]
+    busy = [(one, one.funded_account(M)) for one in both]
     for one, account in busy:
         assert balance(one, account) == (M, 0, 0)
     take_away(server)
