@@ -31,7 +31,8 @@ def from_stored(text: str) -> datetime:
 
 def to_wire(moment: datetime) -> str:
     """Write *moment* for callers: ISO 8601 in UTC with milliseconds and ``Z``."""
-    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+    in_utc = moment.astimezone(UTC).isoformat(timespec="milliseconds")
+    return in_utc.removesuffix("+00:00") + "Z"
 
 
 def add_seconds(moment: datetime, seconds: float) -> datetime:

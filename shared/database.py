@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, Literal, TypeVar
 
 from sqlalchemy import Connection, Row
@@ -239,9 +240,9 @@ def write(tx: Tx, writes: Sequence[Write]) -> None:
     elif wanted:
         text = _postgres_writes(tuple((one.table, *_form(one)) for one in wanted))
         parameters = {
-            f"{name}{place}": array_literal([row[name] for row in one.rows])
+            f"{name}{place}": array_literal(values)
             for place, one in enumerate(wanted)
-            for name in one.rows[0]
+            for name, values in _columns(one.rows)
         }
         tx.connection.exec_driver_sql(text, parameters)
 
@@ -284,9 +285,15 @@ def insert_new(
         each = ({n: b(row[n]) if b else row[n] for n, b in binders} for row in rows)
         found = (tx.connection.exec_driver_sql(text + tail, values).scalar() for values in each)
         return {id_ for id_ in found if id_ is not None}
-    parameters = {f"{name}0": array_literal([row[name] for row in rows]) for name in names}
+    parameters = {f"{name}0": array_literal(values) for name, values in _columns(rows)}
     text = _postgres_writes(((table, names, (), "insert", ()),)) + tail
     return set(tx.connection.exec_driver_sql(text, parameters).scalars())
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Yield each column's name and its values; a row has two columns at least."""
+    names = tuple(rows[0])
+    return zip(names, zip(*map(itemgetter(*names), rows), strict=True), strict=True)
 
 
 def _form(one: Write) -> tuple[tuple[str, ...], tuple[str, ...], str, tuple[str, ...]]:

@@ -43,18 +43,23 @@ def array_literal(values: Sequence[Any]) -> str:
 
     The driver's own way takes five times as long, which was a third of what a batch costs.
     """
-    if len(values) == 1:
-        return f"{{{_element(values[0])}}}"
+    if not values:
+        return "{}"
+    first, count = values[0], len(values)
     kinds = set(map(type, values))
-    if kinds == {int}:
-        return f"{{{','.join(map(str, values))}}}"
-    if kinds == {str}:
-        text = '","'.join(values)
-        if "\\" not in text and text.count('"') == 2 * (len(values) - 1):
-            return f'{{"{text}"}}'
     if CoinAmount in kinds:  # of which equal ones may be written differently
         return f"{{{','.join(map(_element, values))}}}"
-    elements = {value: _element(value) for value in set(values)}  # often NULL, or one time
+    if values.count(first) == count:  # often NULL, zero, or one time
+        return f"{{{','.join([_element(first)] * count)}}}"
+    if kinds == {int}:
+        return f"{{{str(list(values))[1:-1]}}}"
+    if kinds == {str}:
+        text = "\0".join(values)  # which no text has that PostgreSQL can store
+        if text.count("\0") == count - 1:
+            if "\\" in text or '"' in text:
+                text = text.replace("\\", "\\\\").replace('"', '\\"')
+            return '{"' + text.replace("\0", '","') + '"}'
+    elements = {value: _element(value) for value in set(values)}
     return f"{{{','.join([elements[value] for value in values])}}}"
 
 

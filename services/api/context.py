@@ -14,6 +14,7 @@ from services.api.errors import MalformedBody, TooManyRequests, Unprocessable
 from services.api.limits import RateLimiter
 from services.api.schemas.fields import Request
 from shared.balance_cache import BalanceCache
+from shared.compact import compact
 from shared.config import ApiSettings
 from shared.database import Database
 from shared.errors import Forbidden, Invalid, NotFound, Unavailable
@@ -30,8 +31,6 @@ BATCH_MAX_BYTES = 4 * BODY_MAX_BYTES  # 500 operations with all the metadata tha
 _PROTOCOL_LOWEST, _PROTOCOL_BELOW = 6, 9
 _KEY_MAX_CHARACTERS = 255
 _ID_MAX_CHARACTERS = 128
-
-_WRITE = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 R = TypeVar("R", bound=Request)
 
@@ -196,7 +195,7 @@ def idempotency_key(body_key: str | None = None) -> str | None:
 def answer(body: Mapping[str, Any], status: int = 200, *, is_replay: bool = False) -> Response:
     """Write *body* as JSON; a repeated answer says so in a header, not in its body."""
     touch(body)
-    text = _WRITE(body)
+    text = compact(body)
     headers = {"Idempotent-Replay": "true"} if is_replay else None
     return Response(text, status, headers, mimetype="application/json")
 

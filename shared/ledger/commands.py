@@ -1,10 +1,10 @@
 """Commands: every change of money, as data. Ids are made by the caller, so a repeat is the same."""
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from shared.compact import compact
 from shared.errors import ArrakisError
 from shared.models.ledger import GENERAL_POOL
 
@@ -256,4 +256,4 @@ class Outcome:
 
 
 def _fingerprint(*parts: object) -> str:
-    return json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
+    return compact(parts)

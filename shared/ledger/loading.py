@@ -86,7 +86,9 @@ def load(tx: Tx, commands: Sequence[Command]) -> Book:
 
 def _load_reservations(book: Book, rows: Iterable[Any]) -> None:
     for row in rows:
-        book.reservations[row.id] = ReservationState(**row._asdict())
+        book.reservations[row.id] = ReservationState(
+            **dict(zip(RESERVATION_FIELDS, row, strict=True))
+        )
 
 
 def _load_due_holds(tx: Tx, book: Book, account_ids: set[str]) -> None:
@@ -134,13 +136,10 @@ def _load_answers(tx: Tx, book: Book, commands: Iterable[Command]) -> None:
 
 def _load_allocations(tx: Tx, book: Book, holds: Collection[str]) -> None:
     for row in tx.all(_ALLOCATIONS, ids=holds) if holds else ():
-        values = row._asdict()
-        reservation = book.reservations[values.pop("reservation_id")]
-        reserved, consumed = values.pop("held_micro"), values.pop("used_micro")
         if row.id not in book.lots:
-            book.add_lot(_lot_state(values))
-        reservation.allocations.append(
-            Allocation(book.lots[row.id], reserved, consumed, is_new=False)
+            book.add_lot(_lot_state(row[3:]))
+        book.reservations[row.reservation_id].allocations.append(
+            Allocation(book.lots[row.id], row.held_micro, row.used_micro, is_new=False)
         )
 
 
@@ -270,11 +269,11 @@ def _spendable_rows(tx: Tx, pairs: Sequence[tuple[str, str]], limit: int) -> lis
 def _add_lots(book: Book, rows: Iterable[Any]) -> None:
     for row in rows:
         if row.id not in book.lots:
-            book.add_lot(_lot_state(row._asdict()))
+            book.add_lot(_lot_state(row))
 
 
-def _lot_state(values: dict[str, Any]) -> LotState:
-    lot = LotState(**values)
+def _lot_state(values: Iterable[Any]) -> LotState:
+    lot = LotState(**dict(zip(LOT_FIELDS, values, strict=True)))
     lot.loaded = lot.parts()
     return lot
 

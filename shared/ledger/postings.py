@@ -135,6 +135,7 @@ def add_entry(
 
 
 def _json(value: Mapping[str, Any]) -> str:
+    # A caller's numbers may have more than 64 bits, so not by `compact`.
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -303,6 +304,8 @@ def add_debt(
 
 def in_order(reservation: ReservationState) -> list[Allocation]:
     """Return what a hold has taken in redemption order, however it was loaded."""
+    if len(reservation.allocations) == 1:
+        return [*reservation.allocations]
     return sorted(reservation.allocations, key=lambda a: redemption_key(a.lot, reservation.pool_id))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from shared.clock import add_seconds
+from shared.compact import compact
 from shared.errors import ArrakisError, Conflict, Invalid, NotFound
 from shared.ledger.checks import (
     account_of,
@@ -217,14 +218,15 @@ def _once(
 
 
 def _remember(book: Book, account_id: str, command: Any, key: str, answer: dict[str, Any]) -> None:
-    book.answers[(account_id, command.operation, key)] = KnownAnswer(command.fingerprint, answer)
+    fingerprint = command.fingerprint
+    book.answers[(account_id, command.operation, key)] = KnownAnswer(fingerprint, answer)
     book.new_answers.append(
         {
             "idempotency_key": key,
             "account_id": account_id,
             "operation": command.operation,
-            "fingerprint": command.fingerprint,
-            "answer": json.dumps(answer, ensure_ascii=False, separators=(",", ":")),
+            "fingerprint": fingerprint,
+            "answer": compact(answer),
             "created_at": book.now,
         }
     )

@@ -1,5 +1,7 @@
 """Save what a batch has changed: each table is written once, in the order of its references."""
 
+from collections import defaultdict
+from datetime import datetime
 from typing import Any
 
 from shared.clock import add_seconds
@@ -182,15 +184,15 @@ def _debts(book: Book) -> list[Write]:
 
 def _note_balances(tx: Tx, book: Book) -> None:
     """Tell caches the views that have changed: of an account's every pool if general has."""
+    holds: dict[str, list[datetime]] = defaultdict(list)
+    for hold in book.reservations.values():
+        if hold.status == "pending":
+            holds[hold.account_id].append(hold.expires_at)
     for account in book.accounts.values():
         changed = {pool_id for pool_id, pool in account.pools.items() if pool.is_changed}
         shown = account.pools if GENERAL_POOL in changed else changed
         ends = [pool.next_expiry for pool in account.pools.values() if pool.next_expiry]
-        ends += [
-            hold.expires_at
-            for hold in book.reservations.values()
-            if hold.account_id == account.id and hold.status == "pending"
-        ]
+        ends += holds[account.id]
         if any(pool.reserved_micro for pool in account.pools.values()):
             # Other holds than this batch's may run out sooner, so what is told is told briefly.
             ends.append(add_seconds(book.now, _WITH_HOLDS_SECONDS))

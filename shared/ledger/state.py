@@ -150,20 +150,18 @@ class AccountState:
 
     def view(self, pool_id: str) -> int:
         """Return what a request on *pool_id* may spend: that pool plus general, less debts."""
-        return sum(pool.available_micro for pool in self._seen_from(pool_id))
+        general, own = self.pools.get(GENERAL_POOL), self.pools.get(pool_id)
+        micro = general.available_micro if general else 0
+        return micro + own.available_micro if own and own is not general else micro
 
     def balance(self, pool_id: str) -> dict[str, str]:
         """Return the balance of the view of *pool_id* as callers see it (contract 4.3)."""
-        pools = self._seen_from(pool_id)
+        seen = [self.pools[name] for name in {pool_id, GENERAL_POOL} if name in self.pools]
         return balance_answer(
             available_micro=self.view(pool_id),
-            reserved_micro=sum(pool.reserved_micro for pool in pools),
-            debt_micro=sum(pool.debt_micro for pool in pools),
+            reserved_micro=sum([pool.reserved_micro for pool in seen]),
+            debt_micro=sum([pool.debt_micro for pool in seen]),
         )
-
-    def _seen_from(self, pool_id: str) -> list[PoolState]:
-        names = {pool_id, GENERAL_POOL}
-        return [self.pools[name] for name in names if name in self.pools]
 
 
 def balance_answer(*, available_micro: int, reserved_micro: int, debt_micro: int) -> dict[str, str]:

@@ -19,7 +19,7 @@ def read(literal: str) -> list[str | None]:
     body = literal.removeprefix("{").removesuffix("}")
     found = re.findall(r'"((?:[^"\\]|\\.)*)"|([^",]+)', body, re.DOTALL)
     return [
-        None if bare == "NULL" else bare or re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL)
+        None if bare == "NULL" else bare.strip() or re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL)
         for quoted, bare in found
     ]
 
@@ -46,6 +46,15 @@ def test_numbers_come_back_as_they_were(numbers):
 )
 def test_other_kinds_are_written_as_postgresql_reads_them(values, texts):
     assert read(array_literal(values)) == texts
+
+
+@given(st.lists(TEXT, min_size=1), st.integers(1, 5))
+def test_texts_that_come_again_come_back_too(texts, times):
+    assert read(array_literal(texts * times)) == texts * times
+
+
+def test_a_text_that_cannot_be_stored_is_not_taken_for_two():
+    assert read(array_literal(["a\0b", "c"])) == ["a\0b", "c"], "PostgreSQL refuses it"
 
 
 def test_what_it_cannot_write_is_refused():
