@@ -1,6 +1,7 @@
 """Lines of the log: whole, in order, never lost in silence, and never a reason to refuse work."""
 
 import io
+import json
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from shared.lines import Lines
+from shared.observability import _as_json
 
 
 def test_lines_of_many_threads_are_whole_and_each_threads_in_order(tmp_path):
@@ -50,6 +52,20 @@ def test_lines_that_cannot_be_written_are_counted_and_hurt_nobody():
         lines.write("one\n")
         lines.write("two\n")
     assert lost == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("told", "read"),
+    [
+        ({"micro": 2**63}, {"micro": 2**63}),
+        ({"number": 10**30, "text": "ü"}, {"number": 10**30, "text": "ü"}),
+        ({"half": "\ud800"}, {"half": "\ud800"}),
+        ({"codes": {404: "a"}}, {"codes": {"404": "a"}}),
+        ({"error": ValueError("x")}, {"error": "ValueError('x')"}),
+    ],
+)
+def test_whatever_a_line_tells_becomes_json(told, read):
+    assert json.loads(_as_json(None, "info", told)) == read
 
 
 def test_half_a_character_is_written_as_json_spells_it():
