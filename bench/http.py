@@ -9,7 +9,6 @@ import selectors
 import socket
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ import jwt
 import requests
 
 from bench.measuring import give_up
+from deploy.local.serving import granian_command
 from deploy.local.sockets import free_port
 
 CONNECTIONS = 64
@@ -133,11 +133,7 @@ def serving(app: str, health: str, environment: dict[str, str], log: Path) -> It
     port = free_port()
     counted = log.with_suffix(".metrics")
     counted.mkdir()
-    command = [
-        *(sys.executable, "-m", "granian", "--interface", "wsgi", "--host", "127.0.0.1"),
-        *("--port", str(port), "--workers", "1", "--blocking-threads", str(CONNECTIONS)),
-        *("--backlog", "1024", "--no-ws", "--log-level", "warning", app),
-    ]
+    command = granian_command(app, port, threads=CONNECTIONS)
     with log.open("wb") as out:
         values = _SECRETS | environment | {"PROMETHEUS_MULTIPROC_DIR": str(counted)}
         running = subprocess.Popen(command, env=os.environ | values, stdout=out, stderr=out)

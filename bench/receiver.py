@@ -20,6 +20,7 @@ from pathlib import Path
 import requests
 
 from deploy.local.servers import running_postgres
+from deploy.local.serving import granian_command
 from deploy.local.sockets import free_port
 from shared import schema
 from shared.database import Database
@@ -31,11 +32,7 @@ PATH = "/api/billing/webhooks/nowpayments"
 
 def start(database_url: str, port: int, log: Path) -> subprocess.Popen[bytes]:
     """Start the real receiver with a Redis that nobody answers for."""
-    command = [
-        *(sys.executable, "-m", "granian", "--interface", "wsgi", "--host", "127.0.0.1"),
-        *("--port", str(port), "--workers", "1", "--blocking-threads", "16", "--no-ws"),
-        *("--log-level", "warning", "services.webhooks.wsgi:app"),
-    ]
+    command = granian_command("services.webhooks.wsgi:app", port)
     environment = os.environ | {
         "DATABASE_URL": database_url,
         "REDIS_URL": f"redis://127.0.0.1:{free_port()}/0",

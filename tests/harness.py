@@ -20,6 +20,7 @@ from sqlalchemy import create_engine, text
 
 from deploy.local import tether
 from deploy.local.servers import free_port
+from deploy.local.serving import granian_command
 from shared import schema
 from shared.clock import system_clock
 from shared.database import Database
@@ -174,12 +175,7 @@ def started_once(
 
 def granian(target: str, port: int) -> list[str]:
     """Return the command that serves *target* as production does."""
-    return [
-        sys.executable,
-        *("-m", "granian", "--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port)),
-        *("--workers", "1", "--blocking-threads", "16", "--no-ws", "--log-level", "error"),
-        target,
-    ]
+    return granian_command(target, port, log_level="error")
 
 
 def worker(*queues: str) -> list[str]:

@@ -11,6 +11,7 @@ from deploy.local.postgres import PostgresCluster
 from deploy.local.ready import http_ready, redis_ready, tcp_ready
 from deploy.local.secrets import local_secrets
 from deploy.local.servers import redis_command
+from deploy.local.serving import granian_command
 from deploy.local.sockets import free_port
 from deploy.local.stack import Process, Stack
 
@@ -133,16 +134,10 @@ def _simulator(port: int, webhooks_port: int) -> Process:
 
 def _granian(service: str, port: int, data: Path, *, stage: int, health: str) -> Process:
     counted = data / "run" / f"metrics-{service}"
-    command = [
-        *(sys.executable, "-m", "granian", "--interface", "wsgi"),
-        *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-        *("--blocking-threads", "16", "--backlog", "1024", "--no-ws", "--log-level", "warning"),
-        f"services.{service}.wsgi:app",
-    ]
     ready = http_ready(f"http://127.0.0.1:{port}{health}")
     return Process(
         name=service,
-        command=command,
+        command=granian_command(f"services.{service}.wsgi:app", port),
         env={"PROMETHEUS_MULTIPROC_DIR": str(counted)},
         port=port,
         stage=stage,

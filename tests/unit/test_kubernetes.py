@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy.local.serving import granian_command
 from services.webhooks.app import create_app
 from shared.config import WebhookSettings, load_settings
 from shared.database import Database
@@ -90,6 +91,15 @@ def test_every_image_is_built_and_runs_what_is_in_it() -> None:
     for service in ("api", "webhooks", "flower"):
         [command] = re.findall(rf"AS {service}\n.*?\nCMD (\[.*?\])\n", dockerfile, re.DOTALL)
         assert container(service)["command"] == json.loads(command.replace("\\\n", ""))
+
+
+@pytest.mark.parametrize(("service", "port"), [("api", 8000), ("webhooks", 8001)])
+def test_the_local_stack_serves_as_the_images_do(service: str, port: int) -> None:
+    """But for the address: only this host may reach the local stack."""
+    local = granian_command(f"services.{service}.wsgi:app", port)
+    host = local.index("--host") + 1
+    image = container(service)["command"]
+    assert [*image[:host], local[host], *image[host + 1 :]][1:] == local[1:]
 
 
 def test_every_service_is_given_the_secrets_that_it_needs_and_no_other() -> None:
