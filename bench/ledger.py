@@ -92,11 +92,11 @@ class Pairs:
         self._do = self._executor.execute if is_batching else self._alone
 
     def run(self, callers: int, seconds: float, among: list[str]) -> int:
-        """Let *callers* threads make pairs for *seconds*; return how many were made."""
+        """Let *callers* threads make pairs for *seconds*, one each at least; return how many."""
         stop, counts = time.perf_counter() + seconds, [0] * callers
 
         def call(place: int) -> None:
-            while time.perf_counter() < stop:
+            while counts[place] == 0 or time.perf_counter() < stop:
                 self.pair(random.choice(among))
                 counts[place] += 1
 
