@@ -220,7 +220,8 @@ def _load_spendable(tx: Tx, book: Book, needs: dict[tuple[str, str], int]) -> No
 
     An account can have ten thousand lots: only as many are read as are wanted.
     """
-    limit = _FIRST_LOTS
+    # What takes nothing, such as a mint, needs only what is due; that is read without a limit.
+    limit = _FIRST_LOTS if any(needs.values()) else 0
     while needs:
         rows = _spendable_rows(tx, sorted(needs), limit)
         _add_lots(book, rows)
