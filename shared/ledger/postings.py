@@ -1,9 +1,9 @@
 """The postings that rules are made of: each moves credits and writes the entry that shows it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from shared.compact import compact
 from shared.errors import Conflict, Refused
 from shared.ids import new_id
 from shared.ledger.state import (
@@ -124,7 +124,7 @@ def add_entry(
             "amount_micro": post - pre_micro if shadow_micro is None else shadow_micro,
             "idempotency_key": key,
             "description": description,
-            "metadata": details if isinstance(details, str) or details is None else _json(details),
+            "metadata": details if isinstance(details, str | None) else compact(details),
             "pre_balance_micro": pre_micro,
             "post_balance_micro": post,
             "created_at": book.now,
@@ -132,11 +132,6 @@ def add_entry(
     )
     pool.next_seq += 1
     pool.is_changed = True
-
-
-def _json(value: Mapping[str, Any]) -> str:
-    # A caller's numbers may have more than 64 bits, so not by `compact`.
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def is_sound(reservation: ReservationState) -> bool:
