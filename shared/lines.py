@@ -51,7 +51,7 @@ class Lines:
             # Half a character of UTF-16, which JSON may contain, is written as JSON spells it.
             self._stream.write("".join(lines).encode(errors="backslashreplace"))
             self._stream.flush()
-        except OSError:
+        except (OSError, ValueError):  # the latter if it is closed, as at a process's end
             self._lost(len(lines))
 
     # What structlog calls, by the level of the line.

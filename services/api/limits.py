@@ -82,10 +82,9 @@ class RateLimiter:
 
     def hit(self, limit: RateLimitItem, *identifiers: str) -> Allowance:
         """Count one request of the caller named by *identifiers* against *limit*."""
-        if time.monotonic() >= self._local_until:
-            counted = self._shared.carry_out([(limit, identifiers)])[0]
-            if counted is not None:
-                return counted
+        counted = self._shared.carry_out([(limit, identifiers)])[0]
+        if counted is not None:
+            return counted
         LIMITER_FALLBACKS.inc()
         return self._count_here(limit, identifiers)
 
@@ -101,7 +100,9 @@ class RateLimiter:
     def _count_shared(
         self, hits: Sequence[_Hit], _lock_timeout_ms: int | None = None
     ) -> list[Allowance | None]:
-        """Count *hits* in Redis in one trip; None for each if it is away."""
+        """Count *hits* in Redis in one trip; None for each while it is away."""
+        if time.monotonic() < self._local_until:  # also those that waited while it did not answer
+            return [None] * len(hits)
         try:
             answers = self._ask(hits)
         except (RedisError, OSError) as error:

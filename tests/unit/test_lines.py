@@ -68,6 +68,13 @@ def test_whatever_a_line_tells_becomes_json(told, read):
     assert json.loads(_as_json(None, "info", told)) == read
 
 
+def test_a_line_to_a_closed_stream_hurts_nobody():
+    lost, stream = [], io.BytesIO()
+    stream.close()
+    Lines(stream, lost.append).write("late\n")
+    assert lost == [1]
+
+
 def test_half_a_character_is_written_as_json_spells_it():
     stream = io.BytesIO()
     Lines(stream, lost=lambda _: None).write('"ü \ud800"\n')
